@@ -1,0 +1,332 @@
+"""Generated chest-CT-like data sets: nodules to detect, the same anatomy unlabelled, and the same with organ labels.
+
+They exist so that the whole study runs, and means something, without a download. The task is made hard on purpose: lung
+vessels, wall plaques, bands and cysts have the contrast of the nodules, about one standard deviation of the noise, so
+that intensity finds them all and only shape tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from detpretrain.datasets import phantom_anatomy as anatomy_of
+from detpretrain.datasets import phantom_structures as structures
+from detpretrain.datasets.phantom_anatomy import Anatomy, draw_anatomy, extent
+from detpretrain.datasets.phantom_structures import Grid, Piece, Segment
+from detpretrain.geometry import Geometry
+from detpretrain.task_writer import TaskWriter
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One scan: HU int16, nodule instances int16 (0 = none), organs uint8 (0 = air, else 1 + index in ORGANS)."""
+
+    image: np.ndarray
+    nodules: np.ndarray
+    organs: np.ndarray
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Where a round structure is, mm: others keep away from it."""
+
+    centre: np.ndarray
+    radius: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChestPhantom:
+    """How scans are drawn. The anatomy fills the field of view, whatever its size; nodules are in mm.
+
+    Attributes:
+        shape: (z, y, x) of an isotropic scan.
+        spacing: mm, of an isotropic scan.
+        slice_spacing: mm, range of the slice distance of an anisotropic scan, which has accordingly fewer slices.
+        anisotropic: fraction of scans that are.
+        nodules: fewest and most per scan.
+        diameter_mm: range of the nodules' mean diameter.
+        contrast: range of what a structure adds to the lung, in noise standard deviations.
+        noise_sd: HU.
+        noise_correlation: sigma in voxels of the in-plane smoothing of the noise (half of it across slices).
+        irregularity: amplitude of the nodule border's unevenness, relative to the radius.
+        attached: fraction of nodules that sit on a vessel.
+        plaques, bands, rings: fewest and most of each distractor per scan.
+    """
+
+    shape: tuple[int, int, int] = (64, 64, 64)
+    spacing: float = 1.4
+    slice_spacing: Range = (2.0, 2.5)
+    anisotropic: float = 0.3
+    nodules: tuple[int, int] = (0, 6)
+    diameter_mm: Range = (5.6, 13.0)
+    contrast: Range = (1.0, 1.3)
+    noise_sd: float = 120.0
+    noise_correlation: float = 0.35
+    irregularity: float = 0.18
+    attached: float = 0.45
+    plaques: tuple[int, int] = (5, 9)
+    bands: tuple[int, int] = (5, 9)
+    rings: tuple[int, int] = (1, 3)
+
+    def draw(self, rng: np.random.Generator) -> Phantom:
+        """Draws one scan; the same generator state gives the same scan."""
+        geometry = self._draw_geometry(rng)
+        anatomy = draw_anatomy(geometry, rng)
+        grid = Grid(geometry.shape, geometry.spacing)
+        vessels = np.zeros(geometry.shape, np.float32)
+        contrast = np.zeros(geometry.shape, np.float32)
+        segments = self._draw_vessels(geometry, anatomy, rng)
+        for segment in segments:
+            _add(vessels, structures.tube(grid, segment), 1.0)
+        np.multiply(vessels, self._draw_contrast(rng), out=contrast)
+        instances = np.zeros(geometry.shape, np.int16)
+        blobs: list[Blob] = []
+        for _ in range(int(rng.integers(self.nodules[0], self.nodules[1] + 1))):
+            self._add_nodule(grid, geometry, anatomy, segments, blobs, instances, contrast, rng)
+        self._add_distractors(grid, geometry, anatomy, blobs, contrast, rng)
+        image = self._render(geometry, anatomy, contrast, rng)
+        return Phantom(image, instances, _organ_map(anatomy, vessels), geometry)
+
+    def _draw_geometry(self, rng: np.random.Generator) -> Geometry:
+        slices, distance = self.shape[0], self.spacing
+        if rng.random() < self.anisotropic:
+            distance = round(float(rng.uniform(*self.slice_spacing)), 2)
+            slices = round(self.shape[0] * self.spacing / distance)
+        origin = tuple(round(float(o), 1) for o in rng.uniform(-80, -20, 3))
+        return Geometry((slices, *self.shape[1:]), (distance, self.spacing, self.spacing), origin)
+
+    def _draw_contrast(self, rng: np.random.Generator) -> np.float32:
+        return np.float32(rng.uniform(*self.contrast))
+
+    def _draw_vessels(self, geometry: Geometry, anatomy: Anatomy, rng: np.random.Generator) -> list[Segment]:
+        """Both lungs' vessel trees, in mm along the array axes."""
+        half = extent(geometry)
+        centre = (np.array(geometry.shape) - 1) / 2 * geometry.spacing
+        segments: list[Segment] = []
+        for hilum, side in zip(anatomy.hila, (-1.0, 1.0), strict=True):
+            outward = np.array([0.0, 0.0, side])
+            segments += structures.vessel_tree(centre + hilum * half, outward, 0.30 * half, 0.065 * half, rng)
+        return segments
+
+    def _add_nodule(
+        self,
+        grid: Grid,
+        geometry: Geometry,
+        anatomy: Anatomy,
+        segments: list[Segment],
+        blobs: list[Blob],
+        instances: np.ndarray,
+        contrast: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """Places a nodule clear of the walls and of the others; a lung that is too narrow for it gets a smaller one."""
+        depth = anatomy.lung_depth * extent(geometry)
+        on_vessel = rng.random() < self.attached
+        diameter = float(rng.uniform(*self.diameter_mm))
+        for _ in range(40):
+            radius = diameter / 2
+            if on_vessel:
+                centre = _beside_vessel(segments, radius, rng)
+            else:
+                centre = _random_voxel(depth > radius + 1.0, grid, rng)
+            if centre is not None and _clear(centre, radius + 3.0, blobs) and _value(depth, centre, grid) > radius:
+                break
+            on_vessel = on_vessel and rng.random() < 0.9
+            diameter = max(diameter * 0.97, self.diameter_mm[0])
+        else:
+            return
+        piece = structures.nodule(grid, centre, diameter, self.irregularity, rng)
+        number = len(blobs) + 1
+        inside = piece.occupancy > 0.5
+        if not inside.any():
+            return
+        instances[piece.block][inside & (instances[piece.block] == 0)] = number
+        _add(contrast, piece, self._draw_contrast(rng))
+        blobs.append(Blob(centre, radius))
+
+    def _add_distractors(
+        self,
+        grid: Grid,
+        geometry: Geometry,
+        anatomy: Anatomy,
+        blobs: list[Blob],
+        contrast: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """Plaques on the walls, bands and cysts in the lungs, none of them touching a nodule."""
+        depth = anatomy.lung_depth * extent(geometry)
+        wall = np.abs(depth) < 0.7 * max(grid.spacing)
+        for kind, count in (("plaque", self.plaques), ("band", self.bands), ("ring", self.rings)):
+            for _ in range(int(rng.integers(count[0], count[1] + 1))):
+                size = float(rng.uniform(*self.diameter_mm))
+                where = wall if kind == "plaque" else depth > (size / 2 if kind == "ring" else 2.0)
+                centre = _random_voxel(where, grid, rng)
+                if centre is None or not _clear(centre, size / 2 + 2.0, blobs):
+                    continue
+                level = self._draw_contrast(rng)
+                if kind == "plaque":
+                    normal = _slope(depth, centre, grid)
+                    thickness = float(rng.uniform(0.22, 0.4)) * size
+                    _add(contrast, structures.plaque(grid, centre, normal, size * 1.3, thickness, rng), level)
+                elif kind == "ring":
+                    _add(contrast, structures.ring(grid, centre, size * 0.8, 0.14 * size + 1.0), level)
+                else:
+                    for segment in structures.band(centre, size * 1.5, float(rng.uniform(0.13, 0.2)) * size, rng):
+                        _add(contrast, structures.tube(grid, segment), level)
+
+    def _render(
+        self, geometry: Geometry, anatomy: Anatomy, contrast: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Organs laid over each other from the outside in, then noise, HU."""
+        a = anatomy
+        lung = anatomy_of.LUNG + 25.0 * a.coordinates[1] + 0.12 * self.noise_sd * _texture(geometry.shape, rng)
+        lung = lung + contrast * np.float32(self.noise_sd)
+        image = np.full(geometry.shape, anatomy_of.AIR, np.float32)
+        layers = (
+            (a.body, anatomy_of.MUSCLE),
+            (a.fat, anatomy_of.FAT),
+            (a.abdomen, anatomy_of.LIVER),
+            (a.heart, anatomy_of.HEART),
+            (a.lungs, lung),
+            (a.bones, anatomy_of.BONE),
+            (a.discs, anatomy_of.DISC),
+            (a.airways, anatomy_of.TRACHEA),
+        )
+        for occupancy, value in layers:
+            image += occupancy * (value - image)
+        image += self.noise_sd * _noise(geometry.shape, self.noise_correlation, rng)
+        return np.clip(np.rint(image), -1024, 3071).astype(np.int16)
+
+
+class PhantomNodules:
+    """``cases`` scans with their nodules, class 0. ``chest`` are arguments of :class:`ChestPhantom`."""
+
+    def __init__(self, *, cases: int, seed: int, **chest: Any) -> None:
+        self.cases, self.seed, self.chest = cases, seed, ChestPhantom(**_tuples(chest))
+
+    def write(self, raw: Path | None, writer: TaskWriter) -> None:
+        writer.describe(labels=["nodule"], modalities=["CT"])
+        for case, phantom in _scans("nodules", self.cases, self.seed, self.chest, writer):
+            classes = dict.fromkeys(range(1, int(phantom.nodules.max()) + 1), 0)
+            writer.add_case(case, [phantom.image], phantom.geometry, instances=phantom.nodules, classes=classes)
+
+
+class PhantomCorpus:
+    """``cases`` unlabelled scans of other patients, nodules and all: what an archive holds."""
+
+    def __init__(self, *, cases: int, seed: int, **chest: Any) -> None:
+        self.cases, self.seed, self.chest = cases, seed, ChestPhantom(**_tuples(chest))
+
+    def write(self, raw: Path | None, writer: TaskWriter) -> None:
+        writer.describe(labels=[], modalities=["CT"])
+        for case, phantom in _scans("corpus", self.cases, self.seed, self.chest, writer):
+            writer.add_case(case, [phantom.image], phantom.geometry)
+
+
+class PhantomOrgans:
+    """``cases`` scans with organ labels, for supervised segmentation pre-training.
+
+    One instance per organ: id k of the map is the organ ``ORGANS[k - 1]`` and has class k - 1, so that the instance map
+    is also the semantic one (0 = air). Nodules are there and unlabelled.
+    """
+
+    def __init__(self, *, cases: int, seed: int, **chest: Any) -> None:
+        self.cases, self.seed, self.chest = cases, seed, ChestPhantom(**_tuples(chest))
+
+    def write(self, raw: Path | None, writer: TaskWriter) -> None:
+        writer.describe(labels=list(anatomy_of.ORGANS), modalities=["CT"])
+        classes = {number + 1: number for number in range(len(anatomy_of.ORGANS))}
+        for case, phantom in _scans("organs", self.cases, self.seed, self.chest, writer):
+            writer.add_case(case, [phantom.image], phantom.geometry, instances=phantom.organs, classes=classes)
+
+
+def _scans(kind: str, cases: int, seed: int, chest: ChestPhantom, writer: TaskWriter):
+    """Case ids and scans; each scan has a generator of its own, so that their number and exclusions do not matter."""
+    for number in range(cases):
+        case = f"{kind}_{number:04d}"
+        if not writer.excluded(case):
+            yield case, chest.draw(np.random.default_rng([seed, *kind.encode(), number]))
+
+
+def _tuples(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+
+
+def _add(field: np.ndarray, piece: Piece | None, level: float) -> None:
+    """Structures do not add up where they meet: the strongest wins."""
+    if piece is not None:
+        np.maximum(field[piece.block], piece.occupancy * level, out=field[piece.block])
+
+
+def _organ_map(anatomy: Anatomy, vessels: np.ndarray) -> np.ndarray:
+    organs = (anatomy.body > 0.5).astype(np.uint8)
+    layers = (anatomy.lungs, anatomy.heart, np.maximum(anatomy.bones, anatomy.discs), anatomy.abdomen)
+    for number, occupancy in enumerate((*layers, vessels * anatomy.lungs), start=2):
+        organs[occupancy > 0.5] = number
+    return organs
+
+
+def _noise(shape: tuple[int, ...], correlation: float, rng: np.random.Generator) -> np.ndarray:
+    """Unit-variance noise, slightly correlated as reconstruction filters make it."""
+    white = rng.standard_normal(shape, dtype=np.float32)
+    smooth = ndimage.gaussian_filter(white, (correlation / 2, correlation, correlation), mode="wrap", truncate=3.0)
+    return smooth / smooth.std()
+
+
+def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Slow variation of the lung tissue, unit variance before interpolation."""
+    coarse = rng.standard_normal((6, 6, 6)).astype(np.float32)
+    return ndimage.zoom(coarse, np.array(shape) / coarse.shape, order=1)
+
+
+def _random_voxel(mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndarray | None:
+    """A position in mm, within a voxel of the mask."""
+    candidates = np.flatnonzero(mask)
+    if not len(candidates):
+        return None
+    index = np.array(np.unravel_index(int(rng.choice(candidates)), mask.shape))
+    return (index + rng.uniform(-0.5, 0.5, 3)) * grid.spacing
+
+
+def _beside_vessel(segments: list[Segment], radius: float, rng: np.random.Generator) -> np.ndarray:
+    """A centre that puts a nodule of this radius onto a vessel's side."""
+    segment = segments[int(rng.integers(len(segments)))]
+    along = segment.end - segment.start
+    side = np.cross(along, rng.normal(size=3))
+    side /= max(float(np.linalg.norm(side)), 1e-9)
+    return segment.start + along * rng.uniform(0.2, 0.8) + side * (radius * 0.8 + segment.radius[0] * 0.5)
+
+
+def _clear(centre: np.ndarray, radius: float, blobs: list[Blob]) -> bool:
+    return all(float(np.linalg.norm(centre - blob.centre)) > radius + blob.radius for blob in blobs)
+
+
+def _nearest(centre: np.ndarray, grid: Grid) -> np.ndarray:
+    return np.clip(np.rint(centre / grid.spacing).astype(int), 0, np.array(grid.shape) - 1)
+
+
+def _value(field: np.ndarray, centre: np.ndarray, grid: Grid) -> float:
+    """The field at the voxel nearest to a position in mm; far below any depth outside of the volume."""
+    index = np.rint(centre / grid.spacing).astype(int)
+    if np.any(index < 0) or np.any(index >= grid.shape):
+        return -np.inf
+    return float(field[tuple(index)])
+
+
+def _slope(field: np.ndarray, centre: np.ndarray, grid: Grid) -> np.ndarray:
+    """Unit gradient of a field in mm, from the neighbours of the nearest voxel."""
+    index = _nearest(centre, grid)
+    gradient = np.zeros(3)
+    for axis in range(3):
+        low, high = index.copy(), index.copy()
+        low[axis], high[axis] = max(index[axis] - 1, 0), min(index[axis] + 1, grid.shape[axis] - 1)
+        gradient[axis] = (field[tuple(high)] - field[tuple(low)]) / ((high[axis] - low[axis]) * grid.spacing[axis])
+    return gradient / max(float(np.linalg.norm(gradient)), 1e-9)

@@ -1,0 +1,129 @@
+"""The two published losses of Retina U-Net over anchors, each one class with the same call.
+
+``criterion(logits [B, N, K], deltas [B, N, 6], anchors [N, 6], matched [B, N], boxes, labels) -> {"cls", "box"}``, where
+``matched`` is the object of each anchor (-1 background) and ``boxes``, ``labels`` are the objects of each image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detpretrain.detectors.losses import one_hot_labels, sigmoid_focal
+from detpretrain.models import box_ops
+
+
+def anchor_targets(matched: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Flat targets of a batch: class of each anchor ``[B * N]`` (-1 background), box of each positive ``[P, 6]``."""
+    classes = torch.full_like(matched, -1)
+    positive_boxes = []
+    for image, (found, image_boxes, image_labels) in enumerate(zip(matched, boxes, labels, strict=True)):
+        positive = found >= 0
+        classes[image, positive] = image_labels[found[positive]]
+        positive_boxes.append(image_boxes[found[positive]])
+    return classes.flatten(), torch.cat(positive_boxes)
+
+
+class FocalL1(nn.Module):
+    """Focal loss over every anchor and L1 on the coded boxes, both over a running number of positives (recipe v002).
+
+    Args:
+        alpha, gamma: of the focal loss.
+        classification_weight, box_weight: factors of the two terms.
+        momentum: of the running number of positives; 0 uses the batch's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.75,
+        gamma: float = 1.0,
+        classification_weight: float = 0.3,
+        box_weight: float = 1.0,
+        momentum: float = 0.7,
+    ) -> None:
+        super().__init__()
+        self.alpha, self.gamma, self.momentum = alpha, gamma, momentum
+        self.classification_weight, self.box_weight = classification_weight, box_weight
+        self.register_buffer("positives", torch.tensor(0.0))
+
+    def forward(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        matched: Tensor,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        classes, target_boxes = anchor_targets(matched, boxes, labels)
+        normaliser = self._normaliser((classes >= 0).sum().float())
+        focal = sigmoid_focal(logits.flatten(0, 1), one_hot_labels(classes, logits.shape[-1]), self.alpha, self.gamma)
+        positive = classes >= 0
+        positive_anchors = anchors.repeat(len(matched), 1)[positive]
+        coded = box_ops.encode(target_boxes, positive_anchors)
+        box = functional.l1_loss(deltas.flatten(0, 1)[positive], coded, reduction="sum")
+        return {
+            "cls": self.classification_weight * focal.sum() / normaliser,
+            "box": self.box_weight * box / normaliser,
+        }
+
+    def _normaliser(self, positives: Tensor) -> Tensor:
+        positives = positives.clamp(min=1)
+        if not self.training:
+            return positives
+        started = self.positives > 0
+        running = torch.where(started, self.momentum * self.positives + (1 - self.momentum) * positives, positives)
+        self.positives.copy_(running)
+        return running
+
+
+class SampledBceGiou(nn.Module):
+    """BCE and -GIoU over positives and hard negatives sampled over the whole batch (recipe v001, nnDetection v0.1).
+
+    Per batch of B images at most ``int(per_image * B * positive_fraction)`` positives and about ``1 / positive_fraction - 1``
+    times as many negatives, drawn from the ``pool`` times larger set of the most confident ones.
+    """
+
+    def __init__(self, *, per_image: int = 32, positive_fraction: float = 0.33, pool: int = 20) -> None:
+        super().__init__()
+        self.per_image, self.positive_fraction, self.pool = per_image, positive_fraction, pool
+
+    def forward(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        matched: Tensor,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        classes, target_boxes = anchor_targets(matched, boxes, labels)
+        logits, deltas = logits.flatten(0, 1), deltas.flatten(0, 1)
+        chosen, negative = self.sample(logits.detach(), classes, batch=len(matched))
+        positive = (classes >= 0).nonzero()[:, 0]
+        used = torch.cat([positive[chosen], negative])
+        cls = functional.binary_cross_entropy_with_logits(logits[used], one_hot_labels(classes[used], logits.shape[-1]))
+        if len(chosen) == 0:
+            return {"cls": cls, "box": deltas.sum() * 0}
+        picked = positive[chosen]
+        decoded = box_ops.decode(deltas[picked], anchors[picked % len(anchors)])
+        return {"cls": cls, "box": -box_ops.paired_giou(decoded, target_boxes[chosen]).mean()}
+
+    def sample(self, logits: Tensor, classes: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Chosen positives (as indices among the positives) and negatives (as indices of anchors).
+
+        Draws come from torch's generator of the device, which the training loop seeds per step.
+        """
+        positives = int((classes >= 0).sum())
+        wanted = min(positives, int(self.per_image * batch * self.positive_fraction))
+        chosen = torch.randperm(positives, device=logits.device)[:wanted]
+        background = (classes < 0).nonzero()[:, 0]
+        number = max(1, int(max(1, wanted) * abs(1 - 1 / self.positive_fraction)))
+        pool = min(len(background), self.pool * number)
+        hardest = logits[background].amax(dim=1).topk(pool).indices
+        drawn = torch.randperm(pool, device=logits.device)[: min(number, pool)]
+        return chosen, background[hardest[drawn]]

@@ -1,0 +1,144 @@
+"""Retina U-Net (Jaeger et al., ML4H 2020) as in nnDetection: anchors over a U-shaped pyramid, segmentation as a second task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detpretrain.detectors.anchors import AnchorGenerator
+from detpretrain.detectors.assignment import atss
+from detpretrain.detectors.contract import Detections, Targets
+from detpretrain.detectors.losses import soft_dice
+from detpretrain.models import box_ops
+from detpretrain.models.fpn import UFPN
+
+
+class DenseHead(nn.Module):
+    """Convolutions with GroupNorm and ReLU, then one output convolution: shared by all levels, ``outputs`` per anchor shape."""
+
+    def __init__(self, channels: int, width: int, convs: int, shapes: int, outputs: int, bias: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index in range(convs):
+            layers += [
+                nn.Conv3d(channels if index == 0 else width, width, 3, padding=1, bias=False),
+                nn.GroupNorm(max(1, width // 16), width),
+                nn.ReLU(inplace=True),
+            ]
+        self.tower = nn.Sequential(*layers)
+        self.out = nn.Conv3d(width if convs else channels, shapes * outputs, 3, padding=1)
+        self.outputs = outputs
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.normal_(module.weight, 0.0, 0.01)
+        nn.init.constant_(self.out.bias, bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[B, C, D, H, W] -> [B, D * H * W * shapes, outputs]``, in the order of ``AnchorGrid.boxes``."""
+        result = self.out(self.tower(features)).float()
+        return result.permute(0, 2, 3, 4, 1).reshape(len(result), -1, self.outputs)
+
+
+class RetinaUNet(nn.Module):
+    """The detector.
+
+    Args:
+        backbone: makes the encoder (``models.resenc.ResEnc`` or alike).
+        plan: strides, kernels, detection levels, anchors, numbers of classes and channels.
+        criterion: classification and box loss (``detectors.criteria``).
+        pyramid_channels: width of the pyramid from the first detection level on.
+        head_channels, head_convs: of both heads.
+        prior: initial probability of every anchor.
+        dice_smooth: numerator smoothing of the Dice term; segmentation is 0.5 cross-entropy + 0.5 Dice.
+        atss_candidates: positions per level and object.
+        candidates, nms_iou, detections: per tile, (box, class) pairs before suppression, its threshold, and how many stay.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Any,
+        plan: Mapping[str, Any],
+        criterion: nn.Module,
+        pyramid_channels: int = 128,
+        head_channels: int = 128,
+        head_convs: int = 1,
+        prior: float = 0.01,
+        dice_smooth: float = 0.0,
+        atss_candidates: int = 4,
+        candidates: int = 10000,
+        nms_iou: float = 0.6,
+        detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.levels: Sequence[int] = plan["detection_levels"]
+        self.classes: int = plan["classes"]
+        self.encoder = backbone.encoder(plan["channels"])
+        self.neck = UFPN(backbone.features, plan["strides"], plan["kernels"], self.levels[0], pyramid_channels)
+        self.anchors = AnchorGenerator(plan["anchors"], [total_stride(plan["strides"], level) for level in self.levels])
+        shapes = self.anchors.shapes
+        bias = -math.log((1 - prior) / prior)
+        self.classifier = DenseHead(pyramid_channels, head_channels, head_convs, shapes, self.classes, bias)
+        self.regressor = DenseHead(pyramid_channels, head_channels, head_convs, shapes, 6)
+        self.level_scale = nn.Parameter(torch.ones(len(self.levels)))
+        self.segmenter = nn.Conv3d(self.neck.channels[0], 2, 1)
+        self.criterion = criterion
+        self.dice_smooth, self.atss_candidates = dice_smooth, atss_candidates
+        self.candidates, self.nms_iou, self.detections = candidates, nms_iou, detections
+
+    def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
+        maps = self.neck(self.encoder(images))
+        logits, deltas = self._heads(maps)
+        segmentation = self.segmenter(maps[0])
+        with torch.autocast(images.device.type, enabled=False):
+            grid = self._grid(maps, images.device)
+            matched = torch.stack([atss(grid, boxes, self.atss_candidates) for boxes in targets.boxes])
+            losses = self.criterion(logits, deltas, grid.boxes, matched, targets.boxes, targets.labels)
+            return losses | segmentation_losses(segmentation.float(), targets.foreground, self.dice_smooth)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> list[Detections]:
+        maps = self.neck(self.encoder(images), lowest=self.levels[0])
+        logits, deltas = self._heads(maps)
+        with torch.autocast(images.device.type, enabled=False):
+            anchors = self._grid(maps, images.device).boxes
+            shape = images.shape[2:]
+            return [self._select(*image, anchors, shape) for image in zip(logits, deltas, strict=True)]
+
+    def _heads(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits ``[B, N, K]`` and box deltas ``[B, N, 6]`` of all levels, float32."""
+        logits = torch.cat([self.classifier(maps[level]) for level in self.levels], dim=1)
+        deltas = [
+            self.regressor(maps[level]) * scale for level, scale in zip(self.levels, self.level_scale, strict=True)
+        ]
+        return logits, torch.cat(deltas, dim=1)
+
+    def _grid(self, maps: Mapping[int, Tensor], device: torch.device):
+        return self.anchors.grid([maps[level].shape[2:] for level in self.levels], device)
+
+    def _select(self, logits: Tensor, deltas: Tensor, anchors: Tensor, shape: torch.Size) -> Detections:
+        """The best boxes of one tile: top pairs, decoded and clipped, tiny ones dropped, class-wise suppression."""
+        scores, flat = torch.sigmoid(logits.flatten()).topk(min(self.candidates, logits.numel()))
+        anchor, label = flat // self.classes, flat % self.classes
+        boxes = box_ops.clip(box_ops.decode(deltas[anchor], anchors[anchor]), shape)
+        valid = ((boxes[:, 3:] - boxes[:, :3]) >= 0.01).all(dim=1) & (scores > 0)
+        boxes, scores, label = boxes[valid], scores[valid], label[valid]
+        kept = box_ops.nms(boxes, scores, label, self.nms_iou, keep=self.detections)
+        return Detections(boxes[kept], scores[kept], label[kept])
+
+
+def total_stride(strides: Sequence[Sequence[int]], level: int) -> list[int]:
+    """Voxels per position at a level, per axis: the product of the strides up to it."""
+    return [math.prod(stride[axis] for stride in strides[: level + 1]) for axis in range(3)]
+
+
+def segmentation_losses(logits: Tensor, foreground: Tensor, dice_smooth: float) -> dict[str, Tensor]:
+    """Half cross-entropy, half batch Dice of the foreground: ``[B, 2, D, H, W], [B, D, H, W]``."""
+    cross_entropy = functional.cross_entropy(logits, foreground.long())
+    dice = soft_dice(torch.softmax(logits, dim=1)[:, 1], foreground, dice_smooth)
+    return {"seg_ce": 0.5 * cross_entropy, "seg_dice": 0.5 * dice}

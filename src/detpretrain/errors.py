@@ -1,0 +1,23 @@
+"""The one exception for bad input, and how a command line ends because of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: the message says which file, what is wrong and what to do, in one line.
+
+    Everything else that is raised is a defect of the program and keeps its traceback.
+    """
+
+
+def exit_on_input_error(main: Callable[[], int | None]) -> None:
+    """Runs a command line and exits: 0 or what ``main`` returns, 1 after one ``error:`` line for an ``InputError``."""
+    try:
+        status = main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    sys.exit(status or 0)

@@ -1,0 +1,196 @@
+"""``matches.parquet``: every case, object and detection of an evaluation, with what was matched at each IoU threshold.
+
+All that ``comparison`` and ``report`` compute comes from these tables. One line for each evaluated case (kind ``case``),
+object (``truth``) and scored detection (``detection``), cases in their order, detections of a case by class and
+descending score; that order decides between equal scores. Boxes are in mm along the image axes (index x spacing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from detpretrain import boxes, files
+from detpretrain.errors import InputError
+from detpretrain.evaluation.cases import Case
+from detpretrain.evaluation.matching import IOU_THRESHOLDS, MatchedCase, match_case
+from detpretrain.evaluation.metrics import AbsentClass, evaluate_matched
+
+SCHEMA_VERSION = 1
+SIDES = ["z1", "y1", "x1", "z2", "y2", "x2"]
+TRUTH_AT = [f"truth@{threshold:.2f}" for threshold in IOU_THRESHOLDS]
+IOU_AT = [f"iou@{threshold:.2f}" for threshold in IOU_THRESHOLDS]
+_VERSION_KEY = b"detpretrain.matches.version"
+
+SCHEMA = pa.schema(
+    [pa.field(name, pa.string()) for name in ("study", "dataset", "test_set", "detector", "init")]
+    + [pa.field("seed", pa.int64()), pa.field("fold", pa.int64())]
+    + [pa.field(name, pa.string()) for name in ("patient", "case", "kind")]
+    + [pa.field("class", pa.int64()), pa.field("score", pa.float64())]
+    + [pa.field(name, pa.float64()) for name in [*SIDES, "size_mm"]]
+    + [pa.field("ignored", pa.bool_()), pa.field("truth", pa.int64())]
+    + [pa.field(name, pa.int64()) for name in TRUTH_AT]
+    + [pa.field(name, pa.float64()) for name in IOU_AT],
+    metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
+)
+_DTYPES = {pa.string(): "string", pa.int64(): "Int64", pa.float64(): "float64", pa.bool_(): "bool"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the detections come from: the columns that are the same on every line."""
+
+    study: str
+    dataset: str
+    test_set: str
+    detector: str
+    init: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class CaseInfo:
+    """What a table says of a case beside its boxes: spacing in mm (z, y, x); no fold where all fold models predict together."""
+
+    patient: str
+    spacing: Sequence[float]
+    fold: int | None = None
+
+
+def build(cases: Sequence[Case], infos: Mapping[str, CaseInfo], run: Run) -> pd.DataFrame:
+    """The table of an evaluation; boxes of the cases in index coordinates of the original image.
+
+    Detections beyond the 100 best of their class and image are not scored and have no line.
+
+    Args:
+        infos: by ``image_id``.
+    """
+    names = {case.image_id for case in cases}
+    if not cases or len(names) < len(cases):
+        raise ValueError("an evaluation has at least one case, and each case once")
+    parts = []
+    for case in cases:
+        info = infos[case.image_id]
+        part = {name: np.concatenate(columns) for name, columns in _columns(case, info).items()}
+        common = {**asdict(run), "fold": info.fold, "patient": info.patient, "case": case.image_id}
+        parts.append(pd.DataFrame(part).assign(**common))
+    return _typed(pd.concat(parts, ignore_index=True))
+
+
+def write(path: Path | str, table: pd.DataFrame) -> None:
+    """Writes a table (one evaluation, or several in one) with its schema version."""
+    with files.atomic_path(path) as temporary:
+        arrow = pa.Table.from_pandas(_typed(table), schema=SCHEMA, preserve_index=False)
+        parquet.write_table(arrow.replace_schema_metadata(SCHEMA.metadata), temporary)
+
+
+def read(path: Path | str) -> pd.DataFrame:
+    """Reads a table.
+
+    Raises:
+        InputError: no such file, not parquet, or written with another schema.
+    """
+    try:
+        arrow = parquet.read_table(Path(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: file not found") from None
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a readable parquet file ({reason}): evaluate the run again") from None
+    version = (arrow.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise InputError(f"{path}: schema version {version}, not {SCHEMA_VERSION}: evaluate the run again")
+    if not arrow.schema.equals(SCHEMA):
+        raise InputError(f"{path}: columns differ from schema version {SCHEMA_VERSION}: evaluate the run again")
+    return _typed(arrow.to_pandas())
+
+
+def metrics(table: pd.DataFrame, num_classes: int, absent_class: AbsentClass = "exclude") -> dict[str, Any]:
+    """What ``metrics.evaluate`` gives for the cases the table was built from."""
+    return evaluate_matched(matched_cases(table), num_classes, absent_class)
+
+
+def matched_cases(table: pd.DataFrame) -> list[MatchedCase]:
+    """The matching of the one evaluation in ``table``, cases in their order; ``source`` counts detections of the table."""
+    return [_matched(str(case), lines) for case, lines in _by_case(table)]
+
+
+def cases(table: pd.DataFrame) -> list[Case]:
+    """The cases of the one evaluation in ``table``, boxes in mm, scored detections only."""
+    rebuilt = []
+    for name, lines in _by_case(table):
+        truths, detections = lines[lines["kind"] == "truth"], lines[lines["kind"] == "detection"]
+        rebuilt.append(
+            Case(
+                image_id=str(name),
+                gt_boxes=truths[SIDES].to_numpy(np.float64),
+                gt_labels=truths["class"].to_numpy(np.int64),
+                gt_ignore=truths["ignored"].to_numpy(bool),
+                pred_boxes=detections[SIDES].to_numpy(np.float64),
+                pred_labels=detections["class"].to_numpy(np.int64),
+                pred_scores=detections["score"].to_numpy(np.float64),
+                gt_ids=truths["truth"].to_numpy(np.int64),
+            )
+        )
+    return rebuilt
+
+
+def _columns(case: Case, info: CaseInfo) -> dict[str, list[NDArray]]:
+    """The lines of a case, as one array each for the case itself, its objects and its detections."""
+    matched, scale = match_case(case), np.tile(np.asarray(info.spacing, dtype=np.float64), 2)
+    truths = np.asarray(case.gt_boxes, dtype=np.float64).reshape(-1, 6) * scale
+    found = np.asarray(case.pred_boxes, dtype=np.float64).reshape(-1, 6)[matched.source] * scale
+    counts = (1, len(truths), len(found))
+    nothing = [np.full(count, np.nan) for count in counts]
+    placed = np.vstack([truths, found])
+    columns = {
+        "kind": [np.repeat(["case", "truth", "detection"], counts)],
+        "class": [nothing[0], matched.object_labels, matched.labels],
+        "score": [nothing[0], nothing[1], matched.scores],
+        "size_mm": [nothing[0], np.cbrt(boxes.volume(placed))],
+        "ignored": [[False], matched.object_ignored, np.zeros(len(found), dtype=bool)],
+        "truth": [nothing[0], case.truth_ids, nothing[2]],
+    }
+    columns |= {side: [nothing[0], placed[:, index]] for index, side in enumerate(SIDES)}
+    ids = np.append(case.truth_ids.astype(np.float64), np.nan)
+    for row, (truth_at, iou_at) in enumerate(zip(TRUTH_AT, IOU_AT, strict=True)):
+        columns[truth_at] = [nothing[0], nothing[1], ids[matched.truth[row]]]
+        columns[iou_at] = [nothing[0], nothing[1], np.where(matched.truth[row] >= 0, matched.iou[row], np.nan)]
+    return columns
+
+
+def _by_case(table: pd.DataFrame) -> Any:
+    names = table.loc[table["kind"] == "case", "case"]
+    if names.duplicated().any():
+        raise ValueError(f"case {names[names.duplicated()].iloc[0]} occurs twice: choose the lines of one evaluation")
+    return table.groupby("case", sort=False)
+
+
+def _matched(case: str, lines: pd.DataFrame) -> MatchedCase:
+    truths, detections = lines[lines["kind"] == "truth"], lines[lines["kind"] == "detection"]
+    position = pd.Index(truths["truth"].to_numpy(np.int64))
+    ids = detections[TRUTH_AT].to_numpy(np.float64, na_value=np.nan).T
+    truth = np.where(np.isnan(ids), -1, position.get_indexer(ids.ravel()).reshape(ids.shape))
+    return MatchedCase(
+        image_id=case,
+        labels=detections["class"].to_numpy(np.int64),
+        scores=detections["score"].to_numpy(np.float64),
+        source=np.arange(len(detections)),
+        truth=truth,
+        iou=np.nan_to_num(detections[IOU_AT].to_numpy(np.float64).T),
+        object_labels=truths["class"].to_numpy(np.int64),
+        object_ignored=truths["ignored"].to_numpy(bool),
+    )
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """The schema's columns in its order and types, missing values as NA."""
+    return pd.DataFrame({field.name: pd.Series(table[field.name], dtype=_DTYPES[field.type]) for field in SCHEMA})

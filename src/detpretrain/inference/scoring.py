@@ -1,0 +1,171 @@
+"""From raw boxes to scored tables: one cell alone, or a row over all its folds. No torch in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from detpretrain.errors import InputError
+from detpretrain.evaluation import matches
+from detpretrain.evaluation.cases import Case
+from detpretrain.evaluation.ensemble import Candidates, PostProcessing, merge
+from detpretrain.evaluation.raw_boxes import RawBoxes
+from detpretrain.evaluation.sweep import SweepCase, cross_fit, faithful, sweep
+from detpretrain.preprocessing.restore import boxes_to_original
+from detpretrain.tasks import CROSS_VALIDATION, Task
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Objects and facts of a task's cases, from the tables of the canonical folder (original index coordinates)."""
+
+    objects: Mapping[str, pd.DataFrame]
+    cases: pd.DataFrame
+
+    @classmethod
+    def read(cls, task: Path) -> Truth:
+        folder = Task.read(task)
+        objects = {str(case): lines for case, lines in folder.objects().groupby("case")}
+        return cls(objects, folder.case_table().astype({"case": str, "patient": str}).set_index("case"))
+
+    def info(self, case: str, fold: int | None) -> matches.CaseInfo:
+        row = self.cases.loc[case]
+        return matches.CaseInfo(row["patient"], tuple(row[f"spacing_{axis}"] for axis in "zyx"), fold)
+
+    def test_set(self, case: str) -> str:
+        return str(self.cases.loc[case, "test_set"])
+
+    def scored(self, case: str, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> Case:
+        """The truth of a case beside detections in original index coordinates."""
+        lines = self.objects.get(case)
+        if lines is None:
+            lines = pd.DataFrame({name: [] for name in [*matches.SIDES, "class", "ignored", "truth"]})
+        return Case(
+            image_id=case,
+            gt_boxes=lines[matches.SIDES].to_numpy(np.float64).reshape(-1, 6),
+            gt_labels=lines["class"].to_numpy(np.int64),
+            gt_ignore=lines["ignored"].to_numpy(bool),
+            pred_boxes=boxes,
+            pred_labels=labels,
+            pred_scores=scores,
+            gt_ids=lines["truth"].to_numpy(np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class FoldBoxes:
+    """Raw boxes of one fold's model."""
+
+    fold: int
+    raw: RawBoxes
+
+    def held_out(self, truth: Truth) -> list[str]:
+        return [case for case in self.raw.candidates if truth.test_set(case) == CROSS_VALIDATION]
+
+
+def detect(raw: Sequence[RawBoxes], case: str, post: PostProcessing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Detections of one case in original index coordinates, from one model or several (an ensemble)."""
+    properties = raw[0].properties[case]
+    parts, models = [], 0
+    for one in raw:
+        found = one.candidates[case]
+        parts.append((found.boxes, found.scores, found.labels, found.weights, found.model + models))
+        models += one.models
+    together = Candidates(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    boxes, scores, labels = merge(together, models, tuple(properties["shape"]), post)
+    return boxes_to_original(boxes, properties), scores, labels
+
+
+def score_cell(fold: FoldBoxes, truth: Truth, run: matches.Run) -> pd.DataFrame:
+    """``matches`` of one cell with the default post-processing: its held-out cases and the test sets."""
+    tables = []
+    for test_set, cases in _by_test_set([fold], truth).items():
+        scored = [truth.scored(case, *detect([fold.raw], case, PostProcessing())) for case in cases]
+        infos = {case: truth.info(case, fold.fold) for case in cases}
+        tables.append(_table(scored, infos, run, test_set))
+    return pd.concat(tables, ignore_index=True)
+
+
+def consolidate(
+    folds: Sequence[FoldBoxes], truth: Truth, run: matches.Run, faithful_sweep: bool = False
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A row over all its folds: ``matches`` and what the sweep chose.
+
+    Held-out cases are pooled, each predicted once by the model that did not see it, with the post-processing that is best on
+    the OTHER folds; a single fold (an official split) uses its own validation part, and nnDetection's optimistic sweep over
+    all held-out cases is ``faithful_sweep``. Test sets are predicted by all fold models together, with the post-processing
+    that is best on all held-out cases.
+
+    Raises:
+        InputError: a case is held out in two folds.
+    """
+    classes = folds[0].raw.classes
+    held = [(fold, case) for fold in folds for case in fold.held_out(truth)]
+    _check_once([case for _, case in held])
+    sweep_cases = [_sweep_case(fold.raw, case) for fold, case in held]
+    over_all = sweep(sweep_cases, classes)
+    if faithful_sweep:
+        chosen = faithful(sweep_cases, [fold.fold for fold, _ in held], classes)
+    elif len(folds) > 1:
+        chosen = cross_fit(sweep_cases, [fold.fold for fold, _ in held], classes)
+    else:
+        chosen = {folds[0].fold: over_all}
+    scored = [truth.scored(case, *detect([fold.raw], case, chosen[fold.fold])) for fold, case in held]
+    infos = {case: truth.info(case, fold.fold) for fold, case in held}
+    tables = [_table(scored, infos, run, CROSS_VALIDATION)]
+    for test_set, cases in _by_test_set(folds, truth).items():
+        if test_set != CROSS_VALIDATION:
+            together = [truth.scored(case, *detect([fold.raw for fold in folds], case, over_all)) for case in cases]
+            tables.append(_table(together, {case: truth.info(case, None) for case in cases}, run, test_set))
+    post = {
+        "faithful_sweep": faithful_sweep,
+        "folds": {str(fold): asdict(value) for fold, value in sorted(chosen.items())},
+        "test_sets": asdict(over_all),
+    }
+    return pd.concat(tables, ignore_index=True), post
+
+
+def scores_by_test_set(table: pd.DataFrame, classes: int) -> dict[str, Any]:
+    """``metrics.json``'s numbers: pooled over the cases of each test set (``cv`` = held-out cases of the folds)."""
+    return {str(name): matches.metrics(part, classes) for name, part in table.groupby("test_set", sort=True)}
+
+
+def _sweep_case(raw: RawBoxes, case: str) -> SweepCase:
+    """A held-out case in preprocessed coordinates, where the sweep works."""
+    properties = raw.properties[case]
+    ignored = set(properties.get("ignored", []))
+    return SweepCase(
+        image_id=case,
+        candidates=raw.candidates[case],
+        n_models=raw.models,
+        shape=tuple(properties["shape"]),
+        gt_boxes=np.asarray(properties["boxes"], dtype=np.float64).reshape(-1, 6),
+        gt_labels=np.asarray(properties["classes"], dtype=np.int64),
+        gt_ignore=np.array([instance in ignored for instance in properties["ids"]], dtype=bool),
+    )
+
+
+def _by_test_set(folds: Sequence[FoldBoxes], truth: Truth) -> dict[str, list[str]]:
+    """Cases by test set, in order of name; the test sets are the same for every fold."""
+    grouped: dict[str, set[str]] = {}
+    for fold in folds:
+        for case in fold.raw.candidates:
+            grouped.setdefault(truth.test_set(case), set()).add(case)
+    return {name: sorted(cases) for name, cases in sorted(grouped.items())}
+
+
+def _table(scored: list[Case], infos: Mapping[str, matches.CaseInfo], run: matches.Run, test_set: str) -> pd.DataFrame:
+    return matches.build(scored, infos, matches.Run(**{**asdict(run), "test_set": test_set}))
+
+
+def _check_once(cases: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for case in cases:
+        if case in seen:
+            raise InputError(f"case {case} is held out in two folds: predict the folds of one splits.json")
+        seen.add(case)

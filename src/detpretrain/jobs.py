@@ -1,0 +1,57 @@
+"""What the workflow's scripts share: the study arguments, and the check that the study is still the one that was planned."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detpretrain import leaves
+from detpretrain.errors import InputError
+from detpretrain.study import Study
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """``--recipe`` is on every job: the hash that its result records."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("--recipe", required=True, help="hash of the configuration leaves that define the result")
+    return result
+
+
+def add_study(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--config",
+        type=lambda text: [Path(part) for part in text.split(os.pathsep)],
+        required=True,
+        help=f"study file, or several with {os.pathsep!r} between them (later ones override)",
+    )
+
+
+def add_runtime(arguments: argparse.ArgumentParser) -> None:
+    """How the job runs; what is not given comes from the study's ``runtime:``."""
+    arguments.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    arguments.add_argument("--workers", type=int, help="loader processes; the result does not depend on it")
+    arguments.add_argument("--budget-minutes", type=float, help="stop early, with the state saved and exit status 75")
+
+
+def runtime_settings(arguments: argparse.Namespace, study: Study) -> dict[str, Any]:
+    """``device``, ``workers`` and ``budget_minutes`` as given on the command line, else by the study, else absent."""
+    names = ("device", "workers", "budget_minutes")
+    given = {name: getattr(arguments, name, None) for name in names}
+    return {name: study.config["runtime"].get(name) if value is None else value for name, value in given.items()}
+
+
+def check_recipe(stage: str, defining: Mapping[str, Any], expected: str) -> None:
+    """A job whose configuration changed since it was planned would record a wrong recipe: it refuses.
+
+    Raises:
+        InputError: the hash of ``defining`` is not ``expected``.
+    """
+    found = leaves.recipe(stage, defining)
+    if found != expected:
+        raise InputError(
+            f"{stage}: the configuration hashes to {found}, the job was planned with {expected}: "
+            "it was edited in between; start snakemake again"
+        )

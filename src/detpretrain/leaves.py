@@ -1,0 +1,80 @@
+"""What exactly defines each result: the configuration leaves of every stage, and their short hash (``recipe``).
+
+A result is made again when its recipe changes; what is upstream counts through the input files. A version is raised by hand
+when a component's numbers are no longer valid although its configuration is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detpretrain.study import Study
+
+VERSIONS: Mapping[str, int] = {
+    "prepare": 1,
+    "plan": 1,
+    "preprocess": 1,
+    "pretrain": 1,
+    "finetune": 1,
+    "predict": 1,
+    "evaluate": 1,
+    "consolidate": 1,
+    "compare": 1,
+    "report": 1,
+}
+
+
+def short_hash(value: Any) -> str:
+    """12 hex digits over canonical JSON: the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def recipe(stage: str, leaves: Mapping[str, Any]) -> str:
+    return short_hash({"stage": stage, "version": VERSIONS[stage], **leaves})
+
+
+def prepare(study: Study, dataset: str) -> dict[str, Any]:
+    return {"dataset": study.entry("datasets", dataset)}
+
+
+def plan(study: Study, name: str) -> dict[str, Any]:
+    return {"spec": study.plan_spec(name)}
+
+
+def pretrain(study: Study, init: str, backbone: str) -> dict[str, Any]:
+    """Entries of a pre-training; ``plan`` and corpus count through the input."""
+    entry = study.entry("inits", init)
+    method = study.entry("methods", entry["method"])
+    return {
+        "method": method,
+        "backbone": study.entry("backbones", backbone),
+        "recipe": study.entry("recipes", method["recipe"]),
+        "seed": entry.get("seed", 0),
+    }
+
+
+def finetune(study: Study, detector: str, fold: int, seed: int) -> dict[str, Any]:
+    """Entries of a fine-tuning; the initialisation counts through the checkpoint, inference is ``predict``'s."""
+    entry = study.entry("detectors", detector)
+    return {
+        "detector": {key: value for key, value in entry.items() if key != "inference"},
+        "backbone": study.entry("backbones", entry["backbone"]),
+        "recipe": study.entry("recipes", entry["recipe"]),
+        "fold": fold,
+        "seed": seed,
+    }
+
+
+def predict(study: Study, detector: str) -> dict[str, Any]:
+    return {"inference": study.entry("detectors", detector).get("inference", {})}
+
+
+def consolidate(faithful_sweep: bool, folds: Sequence[int]) -> dict[str, Any]:
+    return {"faithful_sweep": faithful_sweep, "folds": list(folds)}
+
+
+def compare(study: Study) -> dict[str, Any]:
+    return {"comparison": study.config["comparison"], "rows": [row.path for row in study.rows]}

@@ -1,0 +1,99 @@
+"""Where a result came from: recipe, source, commit, packages, machine."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "blosc2", "dynamic-network-architectures", "pandas")
+
+
+def record(recipe: str, modules: Sequence[str], seed: int | None = None, **more: Any) -> dict[str, Any]:
+    """What every result carries.
+
+    Args:
+        recipe: hash of the configuration leaves that define the result.
+        modules: dotted names of the modules that the stage starts from; all they import of this package counts as source.
+        more: further facts (device, threads, seconds, ...).
+    """
+    return {
+        "recipe": recipe,
+        "source": source_hash(tuple(modules)),
+        **_commit(),
+        "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES}
+        | {"python": platform.python_version()},
+        "seed": seed,
+        "host_cpu_count": os.cpu_count(),
+        **more,
+    }
+
+
+@cache
+def source_hash(modules: tuple[str, ...]) -> str:
+    """Hash of the modules and of everything they import from this package; comments and formatting do not change it."""
+    digest = hashlib.sha256()
+    for path in sorted(closure(modules)):
+        tree = ast.dump(ast.parse(path.read_text(encoding="utf-8")), include_attributes=False)
+        digest.update(f"{path.relative_to(PACKAGE)}\0{tree}\0".encode())
+    return digest.hexdigest()[:12]
+
+
+def closure(modules: Iterable[str]) -> set[Path]:
+    """Files of the package that the modules import, directly or not, themselves included; other packages are left out."""
+    found: set[Path] = set()
+    waiting = [path for name in modules for path in _files(name)]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        waiting.extend(_imported(path))
+    return found
+
+
+def _imported(path: Path) -> list[Path]:
+    files: list[Path] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # "from package import module" and "from package.module import name" look alike
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        files.extend(file for name in names for file in _files(name))
+    return files
+
+
+def _files(module: str) -> list[Path]:
+    """The file of ``detpretrain.a.b`` and the ``__init__`` files above it; nothing for a foreign or unknown name."""
+    root, *parts = module.split(".")
+    if root != "detpretrain":
+        return []
+    path = PACKAGE.joinpath(*parts)
+    files = [PACKAGE.joinpath(*parts[:depth], "__init__.py") for depth in range(len(parts) + 1)]
+    return [file for file in [path.with_suffix(".py"), *files] if file.is_file()]
+
+
+@cache
+def _commit() -> dict[str, Any]:
+    """Commit and whether the tree was changed, None where the package does not run from a git checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PACKAGE), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()

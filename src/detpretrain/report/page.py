@@ -1,0 +1,82 @@
+"""``report.html``: one file with everything inside, readable offline."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from detpretrain.errors import InputError
+
+TEMPLATE = Path(__file__).resolve().parents[3] / "workflow" / "report" / "report.html.j2"
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """``alternative``: what the figure shows, for readers who do not see it; ``caption``: how to read it."""
+
+    path: Path
+    alternative: str
+    caption: str
+
+    @property
+    def source(self) -> str:
+        """The image as a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode("ascii")
+
+
+@dataclass(frozen=True)
+class DatasetSection:
+    """The figures of one data set and what it holds, e.g. "60 patients, 60 cases, 82 objects"."""
+
+    name: str
+    holds: str
+    figures: Sequence[PageFigure]
+
+
+def finding(line: Mapping[str, Any], confidence: float) -> str | None:
+    """One line of the main table -> a sentence on its difference to the reference; None where there is none."""
+    where = f"{line['dataset']} ({line['test_set']}), {line['detector']}, seed {line['seed']}"
+    if pd.isna(line["difference"]):
+        return None
+    low, high = line["difference_low"], line["difference_high"]
+    if pd.isna(low):
+        return f"{where}: {line['init']} cannot be judged, there are too few patients for an interval."
+    if low > 0:
+        judgement = "better than"
+    elif high < 0:
+        judgement = "worse than"
+    else:
+        judgement = "not shown to differ from"
+    numbers = f"{line['difference']:+.3f} AP@0.10, {100 * confidence:g} % CI {low:+.3f} to {high:+.3f}".replace(
+        "-", "−"
+    )
+    return f"{where}: {line['init']} is {judgement} {line['reference']} ({numbers})."
+
+
+def write_page(template: Path, values: Mapping[str, Any]) -> str:
+    """Renders the page.
+
+    Raises:
+        InputError: the template is missing or names something that ``values`` lacks.
+    """
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    try:
+        return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+    except OSError as error:
+        raise InputError(
+            f"{template}: cannot be read ({error.strerror}): run from a checkout or give a template"
+        ) from None
+    except jinja2.TemplateError as error:
+        raise InputError(f"{template}: {error}: correct the template") from None

@@ -1,0 +1,159 @@
+"""The main table, put together from the comparison's csv files alone: csv for machines, md, tex and html for readers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from detpretrain.comparison.compare import KEY_COLUMNS
+from detpretrain.errors import InputError
+
+HEADLINE = "AP@0.10"
+NOT_DEFINED = "–"
+_KEPT = ["patients", "objects", HEADLINE, f"{HEADLINE}_low", f"{HEADLINE}_high", "folds"]
+_KEPT += [f"{HEADLINE}_fold_mean", f"{HEADLINE}_fold_sd", "mAP@0.10:0.50", "FROC@0.10"]
+_DIFFERENCE = {
+    "reference": "reference",
+    "difference": "difference",
+    "low": "difference_low",
+    "high": "difference_high",
+    "p": "p",
+}
+_KEY_TYPES = {name: "int64" if name == "seed" else "str" for name in KEY_COLUMNS}
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "<": "$<$",
+    ">": "$>$",
+}
+_TEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+
+
+def read_comparison(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``scores.csv`` and ``differences.csv`` of a comparison folder.
+
+    Raises:
+        InputError: a file is missing or lacks columns.
+    """
+    tables = []
+    for name, needed in (("scores", [*KEY_COLUMNS, *_KEPT]), ("differences", [*KEY_COLUMNS, "metric", *_DIFFERENCE])):
+        path = folder / f"{name}.csv"
+        try:
+            # A data set or init may be called "NA", "null" or "7": text stays text, only an empty field is missing.
+            table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=_KEY_TYPES)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as csv ({error}): run compare again") from None
+        absent = [column for column in needed if column not in table]
+        if absent:
+            raise InputError(f"{path}: no column {', '.join(absent)}: run compare again")
+        tables.append(table)
+    return tables[0], tables[1]
+
+
+def main_table(scores: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
+    """One line per row and test set, numbers unrounded: scores, spread over folds, difference to the reference in AP@0.10.
+
+    Ordered by data set and test set (``cv`` first), then detector, the reference init first.
+    """
+    of_headline = differences[differences["metric"] == HEADLINE].rename(columns=_DIFFERENCE)
+    table = scores[[*KEY_COLUMNS, *_KEPT]].merge(
+        of_headline[[*KEY_COLUMNS, *_DIFFERENCE.values()]], on=KEY_COLUMNS, how="left", validate="one_to_one"
+    )
+    compared = set(map(tuple, of_headline[KEY_COLUMNS].to_numpy()))
+    order = table.assign(
+        not_cv=table["test_set"] != "cv",
+        not_reference=[key in compared for key in table[KEY_COLUMNS].itertuples(index=False, name=None)],
+    )
+    order = order.sort_values(["study", "dataset", "not_cv", "test_set", "detector", "seed", "not_reference", "init"])
+    return table.loc[order.index].reset_index(drop=True)
+
+
+def readable(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """The main table as text: three decimals, intervals in brackets, the sign of every difference, '–' = not defined."""
+    level = f"[{100 * confidence:g} % CI]"
+    several_seeds = table["seed"].nunique() > 1
+    columns = {
+        "data set": table["dataset"],
+        "test set": table["test_set"],
+        "detector": table["detector"],
+        "init": table["init"],
+        "seed": table["seed"].map(str) if several_seeds else None,
+        f"AP@0.10 {level}": _with_interval(table, HEADLINE, f"{HEADLINE}_low", f"{HEADLINE}_high", sign=""),
+        f"difference {level}": _with_interval(table, "difference", "difference_low", "difference_high", sign="+"),
+        "p": table["p"].map(_p),
+        "folds: mean ± sd": _mean_and_sd(table),
+        "mAP@0.10:0.50": table["mAP@0.10:0.50"].map(_number),
+        "FROC@0.10": table["FROC@0.10"].map(_number),
+        "patients": table["patients"].map(str),
+        "objects": table["objects"].map(str),
+    }
+    return pd.DataFrame({name: list(values) for name, values in columns.items() if values is not None})
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A pipe table of a table of texts."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def to_latex(table: pd.DataFrame) -> str:
+    """A booktabs ``tabular`` of a table of texts, to be ``\\input`` (preamble: ``\\usepackage{booktabs}``).
+
+    A rule separates the data sets.
+    """
+    lines = [r"\begin{tabular}{" + "l" * len(table.columns) + "}", r"\toprule", _latex_line(table.columns), r"\midrule"]
+    previous = None
+    for values in table.to_numpy().tolist():
+        if previous is not None and values[:2] != previous:
+            lines.append(r"\midrule")
+        previous = values[:2]
+        lines.append(_latex_line(values))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def latex_escape(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+def _latex_line(cells) -> str:
+    # A cell that starts with "[" right behind "\\" would be read as its optional argument.
+    return (
+        " & ".join(
+            f"{{{latex_escape(str(cell))}}}" if str(cell).startswith("[") else latex_escape(str(cell)) for cell in cells
+        )
+        + r" \\"
+    )
+
+
+def _number(value: float, sign: str = "") -> str:
+    return NOT_DEFINED if pd.isna(value) else f"{value:{sign}.3f}".replace("-", "−")
+
+
+def _p(value: float) -> str:
+    if pd.isna(value):
+        return NOT_DEFINED
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _with_interval(table: pd.DataFrame, value: str, low: str, high: str, sign: str) -> list[str]:
+    texts = []
+    for line in table[[value, low, high]].itertuples(index=False, name=None):
+        if pd.isna(line[0]):
+            texts.append(NOT_DEFINED)
+        elif pd.isna(line[1]):
+            texts.append(_number(line[0], sign))
+        else:
+            texts.append(f"{_number(line[0], sign)} [{_number(line[1], sign)}, {_number(line[2], sign)}]")
+    return texts
+
+
+def _mean_and_sd(table: pd.DataFrame) -> list[str]:
+    texts = []
+    for mean, sd in table[[f"{HEADLINE}_fold_mean", f"{HEADLINE}_fold_sd"]].itertuples(index=False, name=None):
+        texts.append(_number(mean) if pd.isna(sd) else f"{_number(mean)} ± {_number(sd)}")
+    return texts

@@ -1,0 +1,226 @@
+"""A study: what its file selects, joined with the entries of ``config/`` at the study's size.
+
+Every value has one home: an entry. The study file selects data sets, rows, folds, seeds and a size; ``sizes:`` of an entry
+holds what differs between sizes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from detpretrain.errors import InputError
+from detpretrain.files import read_yaml
+
+KINDS = ("datasets", "methods", "inits", "detectors", "recipes", "backbones")
+DEFAULTS: dict[str, Any] = {
+    "seeds": [0],
+    "evaluation": {},
+    "comparison": {},
+    "runtime": {},
+}
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """One line of the tables."""
+
+    dataset: str
+    detector: str
+    init: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        return f"{self.dataset}/{self.detector}/{self.init}/seed{self.seed}"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One fine-tuning."""
+
+    dataset: str
+    detector: str
+    init: str
+    fold: int
+    seed: int
+
+    @property
+    def path(self) -> str:
+        return f"{self.dataset}/{self.detector}/{self.init}/fold{self.fold}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """``config``: the merged study file with defaults; ``entries``: by kind and name; ``plans``: plan specs by name."""
+
+    config: Mapping[str, Any]
+    entries: Mapping[str, Mapping[str, Any]]
+    plans: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.config["study"]
+
+    @property
+    def results(self) -> Path:
+        return Path(self.config.get("pathvars", {}).get("results", "results"))
+
+    @property
+    def folder(self) -> Path:
+        return self.results / self.name
+
+    def entry(self, kind: str, name: str) -> dict[str, Any]:
+        """An entry with the values of the study's size; ``InputError`` names the nearest one that exists."""
+        known = self.entries[kind]
+        if name not in known:
+            raise InputError(f"config/{kind}.yaml: no entry {name!r}{nearest(name, known)}")
+        entry = dict(known[name] or {})
+        sizes = entry.pop("sizes", None)
+        if sizes is not None:
+            size = self.config["size"]
+            if size not in sizes:
+                raise InputError(f"config/{kind}.yaml: {name} has no size {size!r}{nearest(size, sizes)}")
+            entry |= sizes[size]
+        return entry
+
+    def plan_spec(self, name: str) -> dict[str, Any]:
+        if name not in self.plans:
+            raise InputError(f"config/plans: no plan {name!r}{nearest(name, self.plans)}")
+        return self.plans[name]
+
+    def corpus(self, init: str) -> str:
+        """The pre-training data set of an initialisation: its own, or the study's."""
+        corpus = self.entry("inits", init).get("corpus", self.config.get("corpus"))
+        if corpus is None:
+            raise InputError(
+                f"study {self.name}: init {init} is pre-trained, but no corpus is named: add corpus: DATASET"
+            )
+        return corpus
+
+    def needs_pretraining(self, init: str) -> bool:
+        return "method" in self.entry("inits", init)
+
+    def folds(self, dataset: str) -> list[int]:
+        """Folds of a data set that the study runs: its own list, or all that the entry's splits make."""
+        count = self.entry("datasets", dataset).get("splits", {}).get("folds", 5)
+        folds = self.config.get("folds", list(range(count)))
+        beyond = [fold for fold in folds if fold >= count]
+        if beyond:
+            raise InputError(
+                f"study {self.name}: fold {beyond[0]} of {dataset}: it has {count} folds, from 0: correct folds:"
+            )
+        return list(folds)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return sorted(
+            {
+                Row(dataset, row["detector"], row["init"], seed)
+                for row in self.config["rows"]
+                for dataset in row.get("datasets", self.config["datasets"])
+                for seed in self.config["seeds"]
+            }
+        )
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return [
+            Cell(row.dataset, row.detector, row.init, fold, row.seed)
+            for row in self.rows
+            for fold in self.folds(row.dataset)
+        ]
+
+    @cached_property
+    def pretrainings(self) -> list[tuple[str, str]]:
+        """(init, backbone) pairs that the study trains itself."""
+        pairs = {(row.init, self.entry("detectors", row.detector)["backbone"]) for row in self.rows}
+        return sorted(pair for pair in pairs if self.needs_pretraining(pair[0]))
+
+
+def load(files: Sequence[Path | str], root: Path) -> Study:
+    """Reads study files (later ones override earlier ones) and the entries of ``root/config``."""
+    if not files:
+        raise InputError("no study file given: use --config config/demo.yaml or another one")
+    config: dict[str, Any] = {}
+    for file in files:
+        config = merge(config, read_yaml(Path(file)))
+    return assemble(config, root, source=", ".join(str(file) for file in files))
+
+
+def assemble(config: Mapping[str, Any], root: Path, source: str) -> Study:
+    """Checks a merged study configuration against the schema and the entries.
+
+    Raises:
+        InputError: one line that names the wrong key or value and the nearest right one.
+    """
+    check_schema(config, read_yaml(root / "workflow" / "schemas" / "study.schema.yaml"), source)
+    entries = {kind: read_yaml(root / "config" / f"{kind}.yaml") for kind in KINDS}
+    plans = {path.stem: read_yaml(path) for path in sorted((root / "config" / "plans").glob("*.yaml"))}
+    study = Study({**DEFAULTS, **config}, entries, plans)
+    _check_references(study)
+    return study
+
+
+def merge(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """``other`` over ``base``, mappings merged, everything else replaced (as Snakemake merges config files)."""
+    merged = dict(base)
+    for key, value in other.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def check_schema(config: Any, schema: Mapping[str, Any], source: str) -> None:
+    """``InputError`` for the first violation, in one line."""
+    errors = sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path))
+    )
+    if not errors:
+        return
+    error = errors[0]
+    where = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        unknown = next(key for key in error.instance if key not in known)
+        place = f" in {where}" if where else ""
+        raise InputError(f"{source}: unknown key {unknown!r}{place}{nearest(unknown, known)}")
+    raise InputError(
+        f"{source}: {where + ': ' if where else ''}{error.message}: correct it, config/README.md explains every key"
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``: did you mean 'x'?`` or the list of what exists, for the end of a message."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(known)}"
+
+
+def _check_references(study: Study) -> None:
+    """Every name that the study uses exists at its size: fails before any job, not in the middle of the night."""
+    for row in study.rows:
+        study.entry("datasets", row.dataset)
+        detector = study.entry("detectors", row.detector)
+        _check_parts(study, "detectors", row.detector, detector)
+        study.entry("backbones", detector["backbone"])
+        study.folds(row.dataset)
+    for init in {row.init for row in study.rows}:
+        entry = study.entry("inits", init)
+        if "method" in entry:
+            _check_parts(study, "methods", entry["method"], study.entry("methods", entry["method"]))
+            study.entry("datasets", study.corpus(init))
+
+
+def _check_parts(study: Study, kind: str, name: str, entry: Mapping[str, Any]) -> None:
+    for key in ("class", "plan", "recipe"):
+        if key not in entry:
+            raise InputError(f"config/{kind}.yaml: {name} has no {key}: add it")
+    study.entry("recipes", entry["recipe"])
+    study.plan_spec(entry["plan"])

@@ -1,0 +1,187 @@
+"""Fine-tuning one cell: a detector on one fold of one data set, from one initialisation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detpretrain import provenance, seeds
+from detpretrain.detectors.contract import Targets
+from detpretrain.detectors.factory import build_detector
+from detpretrain.evaluation import metrics
+from detpretrain.evaluation.cases import Case
+from detpretrain.files import read_json
+from detpretrain.loading import augmentation, batches
+from detpretrain.loading.patches import Patches
+from detpretrain.tasks import read_splits
+from detpretrain.training import adaptation, checkpoints
+from detpretrain.training.lock import CellLock
+from detpretrain.training.logging import write_log
+from detpretrain.training.loop import Run, fit
+from detpretrain.training.recipe import Recipe
+from detpretrain.training.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What defines a fine-tuning.
+
+    Attributes:
+        name: ``dataset/detector/init/fold0-seed0``; part of every seed.
+        detector, backbone, recipe: configuration entries, resolved for the study's size.
+        recipe_name: for messages.
+        fold, seed: of the cell.
+        checkpoint: a pre-trained encoder, None = from scratch.
+        signature: recipe hash of the cell.
+    """
+
+    name: str
+    detector: Mapping[str, Any]
+    backbone: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    recipe_name: str
+    fold: int
+    seed: int
+    checkpoint: Path | None
+    signature: str
+
+
+def finetune(
+    cell: Cell, preprocessed: Path, splits: Path, work: Path, model_path: Path, log_path: Path, runtime: Runtime
+) -> None:
+    """Trains the cell (or goes on with it) and writes ``model.pth`` and ``log.csv``."""
+    started = time.monotonic()
+    recipe = Recipe.from_entry(cell.recipe_name, cell.recipe)
+    with CellLock(work):
+        device = runtime.prepare(recipe.threads)
+        index = read_json(preprocessed / "index.json")
+        plan = index["plan"]
+        torch.manual_seed(seeds.derive(cell.seed, cell.name, "initialisation"))
+        detector = build_detector(cell.detector, cell.backbone, plan)
+        if cell.checkpoint is not None:
+            report = adaptation.load_encoder(detector.encoder, cell.checkpoint, plan["channels"])
+            print(f"{cell.checkpoint}: {report}", flush=True)
+        data = _DetectionData(
+            cell, recipe, preprocessed, index, read_splits(splits)[cell.fold], device, runtime.workers
+        )
+        run = Run(
+            model=detector,
+            batches=data.training_batches,
+            validate=data.validate,
+            recipe=recipe,
+            seed=(cell.seed, cell.name),
+            device=device,
+            work=work,
+            signature=cell.signature,
+        )
+        rows = fit(run, runtime.budget_minutes)
+        record = provenance.record(
+            cell.signature,
+            ["detpretrain.training.finetune", cell.detector["class"].rpartition(".")[0]],
+            seed=cell.seed,
+            device=str(device),
+            threads=recipe.threads,
+            seconds=round(time.monotonic() - started, 1),
+        )
+        write_model(model_path, detector, cell, plan, record)
+        write_log(log_path, rows)
+        (work / "last.pth").unlink(missing_ok=True)  # the result is there; a forced rerun starts anew
+
+
+def write_model(
+    path: Path, detector: nn.Module, cell: Cell, plan: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
+    """``model.pth``: everything that ``inference.model.load`` needs to predict, as plain data."""
+    weights = {name: tensor.detach().cpu() for name, tensor in detector.state_dict().items()}
+    content = {
+        "weights": weights,
+        "cell": cell.name,
+        "detector": dict(cell.detector),
+        "backbone": dict(cell.backbone),
+        "precision": cell.recipe.get("precision", "bf16"),
+        "plan": dict(plan),
+        "provenance": dict(record),
+    }
+    checkpoints.save(path, content)
+
+
+class _DetectionData:
+    """Batches of one fold for the loop, and the validation on its held-out cases."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        recipe: Recipe,
+        preprocessed: Path,
+        index: Mapping[str, Any],
+        fold: Mapping[str, list[str]],
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        self.recipe, self.device, self.workers = recipe, device, workers
+        self.patch, self.classes = tuple(index["plan"]["patch"]), index["plan"]["classes"]
+        records = {case["case"]: case for case in index["cases"]}
+
+        def patches(part: str, draws: augmentation.Augmentation) -> Patches:
+            return Patches(
+                preprocessed,
+                [records[case] for case in fold[part]],
+                self.patch,
+                recipe.batch_size // recipe.accumulate,
+                (cell.seed, cell.name, part),
+                draws,
+                recipe.object_fraction,
+                in_plane=index["plan"].get("dummy_2d", False),
+            )
+
+        self.training = patches("train", recipe.build_augmentation())
+        self.validation = patches("val", augmentation.none())
+
+    def training_batches(self, first: int) -> Iterator[tuple]:
+        passes = self.recipe.total_steps * self.recipe.accumulate
+        for samples in batches.iterate(self.training, first, passes, self.workers):
+            yield self._on_device(samples)
+
+    def validate(self, detector: nn.Module) -> dict[str, float]:
+        """Mean losses and patch-level AP@0.10 over the same validation patches every epoch; logged, never selected on."""
+        sums: dict[str, float] = {}
+        cases: list[Case] = []
+        steps = self.recipe.validation_steps
+        for step, samples in enumerate(batches.iterate(self.validation, 0, steps, self.workers)):
+            images, targets = self._on_device(samples)
+            losses = detector(images, targets)
+            losses["loss"] = torch.stack(list(losses.values())).sum()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / steps
+            cases += patch_cases(step, detector.predict(images), targets)
+        scores = metrics.evaluate(cases, self.classes)
+        return {**sums, "ap": scores["AP@0.10"] or 0.0}
+
+    def _on_device(self, samples: list) -> tuple[torch.Tensor, Targets]:
+        with torch.autocast(self.device.type, enabled=False):
+            images = batches.images_on_device(samples, self.patch, self.device)
+            instances = batches.instances_on_device(samples, self.patch, self.device)
+            boxes, labels = batches.objects(instances, samples)
+        return images, Targets(boxes, labels, instances > 0)
+
+
+def patch_cases(step: int, detections: list, targets: Targets) -> list[Case]:
+    """The patches of one batch as evaluation cases."""
+    return [
+        Case(
+            image_id=f"{step}-{place}",
+            gt_boxes=boxes.cpu().numpy(),
+            gt_labels=labels.cpu().numpy(),
+            gt_ignore=torch.zeros(len(boxes), dtype=torch.bool).numpy(),
+            pred_boxes=found.boxes.cpu().numpy(),
+            pred_labels=found.labels.cpu().numpy(),
+            pred_scores=found.scores.float().cpu().numpy(),
+        )
+        for place, (found, boxes, labels) in enumerate(zip(detections, targets.boxes, targets.labels, strict=True))
+    ]

@@ -1,0 +1,228 @@
+"""The one training loop, for pre-training and fine-tuning alike: it knows batches, losses and recipes, not methods."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detpretrain import seeds
+from detpretrain.errors import InputError
+from detpretrain.training import checkpoints
+from detpretrain.training.logging import Log
+from detpretrain.training.recipe import PRECISIONS, Recipe
+
+CHECK_EVERY = 20  # steps between looks at the loss; each look waits for the device
+STOPPED_BY_SIGNAL = 143
+STOPPED_BY_BUDGET = 75
+
+Batch = tuple[Any, ...]
+
+
+class Stopped(SystemExit):
+    """The run ended early with its state saved; the same command goes on from there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the loop trains.
+
+    Attributes:
+        model: called as ``model(*batch)``, returns losses by name (scalars, summed).
+        batches: ``batches(first_pass)`` iterates over the training batches from that forward pass on.
+        validate: ``validate(model)`` -> metrics of one epoch; it sees the last weights.
+        seed: parts of the run's seed; every step reseeds torch from it.
+        work: folder for the resumable state and for logs, not a declared result.
+        signature: what a state must agree on to be resumed (the recipe hash).
+    """
+
+    model: nn.Module
+    batches: Callable[[int], Iterator[Batch]]
+    validate: Callable[[nn.Module], dict[str, float]]
+    recipe: Recipe
+    seed: Sequence[str | int]
+    device: torch.device
+    work: Path
+    signature: str
+
+
+def fit(run: Run, budget_minutes: float | None = None) -> list[dict[str, float]]:
+    """Trains to the end of the recipe and leaves the final (averaged) weights in ``run.model``.
+
+    Returns:
+        One row per epoch, as in ``log.csv``.
+
+    Raises:
+        Stopped: SIGTERM (exit status 143) or the budget (75) ended the run early.
+        InputError: the loss is not finite.
+    """
+    loop = _Loop(run)
+    deadline = time.monotonic() + 60 * budget_minutes if budget_minutes else math.inf
+    with _terminated() as terminated:
+        while loop.step < run.recipe.total_steps:
+            loop.one_step()
+            if loop.step % run.recipe.steps_per_epoch == 0:
+                loop.end_epoch()
+            elif terminated() or time.monotonic() > deadline:
+                loop.save()
+            if loop.step < run.recipe.total_steps and (terminated() or time.monotonic() > deadline):
+                loop.log.close()
+                raise Stopped(STOPPED_BY_SIGNAL if terminated() else STOPPED_BY_BUDGET)
+    loop.finish()
+    return loop.log.rows
+
+
+class _Loop:
+    """The state of a run: weights, optimiser, position, running average of weights, sums of the current epoch."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.recipe = run, run.recipe
+        self.model = run.model.to(run.device)
+        if self.recipe.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last_3d)
+        self.optimizer = self.recipe.build_optimizer(self.model)
+        self.schedule, self.averaging = self.recipe.build_schedule(), self.recipe.build_averaging()
+        dtype = PRECISIONS[self.recipe.precision]
+        if dtype is torch.bfloat16 and run.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            dtype = torch.float16
+        self.autocast = torch.autocast(run.device.type, dtype=dtype, enabled=dtype is not None)
+        self.scaler = torch.amp.GradScaler(run.device.type, enabled=dtype is torch.float16)
+        self.step, self.average, self.averaged = 0, None, 0
+        self.sums: dict[str, Tensor] = {}
+        self.log = Log(run.work)
+        self._resume()
+        self.stream = run.batches(self.step * self.recipe.accumulate)
+        self.started = time.monotonic()
+
+    def one_step(self) -> None:
+        """One optimiser step, of ``accumulate`` forward passes."""
+        recipe = self.recipe
+        epoch = self.step // recipe.steps_per_epoch
+        if self.averaging and epoch >= self.averaging.start_epoch:
+            if self.step % recipe.steps_per_epoch == 0:
+                self._update_average()
+            rate = self.averaging.lr(self.step, recipe.steps_per_epoch)
+        else:
+            rate = self.schedule(self.step, recipe.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(seeds.derive(*self.run.seed, "step", self.step))
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        for _ in range(recipe.accumulate):
+            batch = next(self.stream)
+            with self.autocast:
+                losses = self.model(*batch)
+            total = torch.stack(list(losses.values())).sum()
+            self.scaler.scale(total / recipe.accumulate).backward()
+            self._add_to_sums(losses | {"loss": total})
+        if recipe.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        if self.step % CHECK_EVERY == 0:
+            self._check_finite()
+            self.log.progress(self.step, recipe.total_steps, self._means())
+
+    def end_epoch(self) -> None:
+        self._check_finite()
+        torch.manual_seed(seeds.derive(*self.run.seed, "validation"))
+        self.model.eval()
+        with torch.no_grad(), self.autocast:
+            metrics = self.run.validate(self.model)
+        row = {
+            "epoch": self.step // self.recipe.steps_per_epoch,
+            "step": self.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **{f"train_{name}": value for name, value in self._means().items()},
+            **{f"val_{name}": value for name, value in metrics.items()},
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+        self.started, self.sums = time.monotonic(), {}
+        self.log.epoch(row, self.recipe.epochs)
+        self.save()
+
+    def save(self) -> None:
+        self._check_finite()
+        state = {
+            "signature": self.run.signature,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average,
+            "averaged": self.averaged,
+            "sums": self.sums,
+            "rows": self.log.rows,
+        }
+        checkpoints.save(self.run.work / "last.pth", state)
+
+    def finish(self) -> None:
+        if self.average is not None:
+            self.model.load_state_dict(self.average, strict=False)
+        self.log.close()
+
+    def _resume(self) -> None:
+        path = self.run.work / "last.pth"
+        if not path.exists():
+            return
+        state = checkpoints.load(path, self.run.device)
+        if state["signature"] != self.run.signature:
+            # an older recipe's state is of no use to this one, and its result would be a mixture
+            path.unlink()
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.sums = state["step"], state["sums"]
+        self.average, self.averaged = state["average"], state["averaged"]
+        self.log.resume(state["rows"], self.step)
+
+    def _update_average(self) -> None:
+        current = {name: value.detach() for name, value in self.model.named_parameters()}
+        if self.average is None:
+            self.average = {name: value.clone() for name, value in current.items()}
+        else:
+            for name, mean in self.average.items():
+                mean.lerp_(current[name], 1 / (self.averaged + 1))
+        self.averaged += 1
+
+    def _add_to_sums(self, losses: dict[str, Tensor]) -> None:
+        for name, value in losses.items():
+            previous = self.sums.get(name)
+            value = value.detach().double()
+            self.sums[name] = value if previous is None else previous + value
+
+    def _means(self) -> dict[str, float]:
+        passes = (((self.step - 1) % self.recipe.steps_per_epoch) + 1) * self.recipe.accumulate
+        return {name: float(value) / passes for name, value in self.sums.items()}
+
+    def _check_finite(self) -> None:
+        means = self._means() if self.sums else {}
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise InputError(
+                f"{self.run.work}: {', '.join(bad)} is not finite before step {self.step}: lower the learning rate or set "
+                "clip_norm in the recipe; the last good state is kept"
+            )
+
+
+@contextmanager
+def _terminated() -> Iterator[Callable[[], bool]]:
+    """Turns SIGTERM into a question for the time of a training; the previous handler comes back afterwards."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, previous)

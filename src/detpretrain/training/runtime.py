@@ -1,0 +1,44 @@
+"""How a job runs, as opposed to what it computes: device, loader processes, time budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from detpretrain.errors import InputError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """``device`` auto takes a GPU when there is one; ``workers`` 0 loads in the training process."""
+
+    device: str = "auto"
+    workers: int = 0
+    budget_minutes: float | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Runtime:
+        """From settings of which those that are None keep their default."""
+        return cls(**{name: value for name, value in settings.items() if value is not None})
+
+    def prepare(self, threads: int) -> torch.device:
+        """Sets threads and determinism, and names the device.
+
+        On the CPU every algorithm is deterministic; on a GPU the fast ones are used.
+        """
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(
+                f"device {name}: torch {torch.__version__} sees no GPU: install the GPU build, or set device: cpu"
+            )
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(name == "cpu")
+        # a debugging aid of deterministic mode: a tenth of a step, and no kernel here reads uninitialised memory
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.backends.cudnn.benchmark = True
+        return torch.device(name)

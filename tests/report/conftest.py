@@ -1,0 +1,143 @@
+"""A small study on disk: one task with images, rows of three initialisations, cells with logs, the comparison."""
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axis import Axis
+from matplotlib.text import Text
+
+from detpretrain import volumes
+from detpretrain.comparison.compare import compare
+from detpretrain.comparison.rows import Row, read_rows
+from detpretrain.evaluation import matches
+from detpretrain.evaluation.cases import Case
+from detpretrain.geometry import Geometry
+
+SPACING = (3.0, 1.5, 1.0)
+SHAPE = (12, 30, 40)
+CASES = [f"case_{i}" for i in range(6)]
+
+
+def boxes_of(case: str) -> np.ndarray:
+    """Case i holds i mod 4 objects."""
+    n = int(case[-1]) % 4
+    starts = np.stack([np.arange(n) * 3.0, np.full(n, 8.0), 10.0 * np.arange(n) + 2], axis=1)
+    return np.concatenate([starts, starts + np.array([3.0, 6.0, 7.0])], axis=1)
+
+
+def detected(case: str, found: float, generator: np.random.Generator) -> Case:
+    truths = boxes_of(case)
+    hit = np.flatnonzero(generator.random(len(truths)) < found)
+    false = np.array([[4.0, 20, 20, 7, 27, 30], [4.0, 21, 21, 7, 28, 31]])
+    scores = np.concatenate([generator.uniform(0.5, 0.9, len(hit)), [0.6, 0.1]])
+    return Case(
+        image_id=case,
+        gt_boxes=truths,
+        gt_labels=np.zeros(len(truths), int),
+        gt_ignore=np.zeros(len(truths), int),
+        pred_boxes=np.concatenate([truths[hit] + generator.normal(0, 0.3, (len(hit), 6)), false]),
+        pred_labels=np.zeros(len(hit) + 2, int),
+        pred_scores=scores,
+    )
+
+
+@dataclass(frozen=True)
+class Study:
+    root: Path
+    row_files: list[Path]
+    logs: list[Path]
+    tasks: dict[str, Path]
+
+    @property
+    def rows(self) -> list[Row]:
+        return read_rows(self.row_files)
+
+
+def write_task(root: Path, modality: str = "CT") -> Path:
+    images = root / "raw_splitted" / "imagesTr"
+    images.mkdir(parents=True)
+    description = {"name": "nodules", "labels": {"0": "nodule"}, "modalities": {"0": modality}}
+    (root / "dataset.json").write_text(json.dumps(description))
+    generator = np.random.default_rng(0)
+    for case in CASES:
+        image = generator.normal(-500, 200, SHAPE).astype(np.float32)
+        volumes.write(images / f"{case}_0000.nii.gz", image, Geometry(SHAPE, SPACING))
+    return root
+
+
+def write_log(path: Path, epochs: int = 6) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    epoch = np.arange(epochs)
+    columns = {"epoch": epoch, "train_loss": 2.0 / (1 + epoch), "val_loss": 2.2 / (1 + epoch)}
+    pd.DataFrame({**columns, "val_ap": np.where(epoch % 2 == 1, epoch / 10, np.nan)}).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    row_files, logs = [], []
+    for i, (init, found) in enumerate((("scratch", 0.5), ("mae", 1.0), ("s3d_long_name", 0.7))):
+        generator = np.random.default_rng(i)
+        cases = [detected(case, found, generator) for case in CASES]
+        infos = {case: matches.CaseInfo(case, SPACING, int(case[-1]) % 2) for case in CASES}
+        run = matches.Run("study", "nodules", "cv", "retina_unet_resenc", init, 0)
+        row_files.append(tmp_path / "rows" / "nodules" / "retina_unet_resenc" / init / "seed0" / "matches.parquet")
+        matches.write(row_files[-1], matches.build(cases, infos, run))
+        cells = tmp_path / "cells" / "nodules" / "retina_unet_resenc" / init
+        logs += [write_log(cells / f"fold{fold}-seed0" / "log.csv") for fold in range(2)]
+    compare(row_files, tmp_path / "comparison", {"resamples": 100})
+    return Study(tmp_path, row_files, logs, {"nodules": write_task(tmp_path / "task")})
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Keeps the figures that a module saves: ``drawn("detpretrain.report.overlays")`` -> a list that fills up."""
+
+    def capture(module: str) -> list:
+        figures: list = []
+        monkeypatch.setattr(f"{module}.save", lambda figure, path: figures.append(figure))
+        return figures
+
+    return capture
+
+
+def _texts(figure):
+    """What is really drawn: ticks beyond the ends of an axis keep a label that matplotlib leaves out."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    left_out = set()
+    for axis in figure.findobj(Axis):
+        low, high = sorted(axis.get_view_interval())
+        outside = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
+        left_out |= {label for tick in outside for label in (tick.label1, tick.label2)}
+    for text in figure.findobj(Text):
+        if text not in left_out and text.get_visible() and text.get_text().strip():
+            yield text.get_text(), text.get_window_extent(renderer)
+
+
+@pytest.fixture
+def assert_readable():
+    """No two texts of a figure overlap and none leaves the figure."""
+
+    def check(figure) -> None:
+        texts = list(_texts(figure))
+        assert texts
+        width, height = figure.canvas.get_width_height()
+        for name, box in texts:
+            assert box.x0 >= -1, f"{name!r} leaves the figure"
+            assert box.y0 >= -1, f"{name!r} leaves the figure"
+            assert box.x1 <= width + 1, f"{name!r} leaves the figure"
+            assert box.y1 <= height + 1, f"{name!r} leaves the figure"
+        for (a, box_a), (b, box_b) in itertools.combinations(texts, 2):
+            shared = (
+                min(box_a.x1, box_b.x1) - max(box_a.x0, box_b.x0),
+                min(box_a.y1, box_b.y1) - max(box_a.y0, box_b.y0),
+            )
+            assert min(shared) <= 1, f"{a!r} and {b!r} overlap"
+
+    return check

@@ -1,0 +1,46 @@
+"""FROC figure: the curves carry the evaluation's sensitivities."""
+
+import numpy as np
+import pytest
+
+from detpretrain.comparison.rows import Row
+from detpretrain.evaluation import matches
+from detpretrain.report.froc_figure import plot_froc
+
+
+def test_marked_points_are_the_evaluation_s(study, drawn, assert_readable):
+    figures = drawn("detpretrain.report.froc_figure")
+    plot_froc(study.rows, study.root / "froc.png")
+    (panel,) = figures[0].axes
+    points = [line for line in panel.lines if line.get_marker() == "o"]
+    for row, line in zip(study.rows, points, strict=True):
+        expected = matches.metrics(row.table, num_classes=1)["FROC@0.10"]
+        assert line.get_xdata() == pytest.approx(expected["fppi"])
+        assert line.get_ydata() == pytest.approx(expected["sensitivity"])
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["1/8", "1/4", "1/2", "1", "2", "4", "8"]
+    assert panel.get_xscale() == "log"
+    assert_readable(figures[0])
+
+
+def test_panels_for_test_sets_and_detectors(study, drawn, assert_readable):
+    figures = drawn("detpretrain.report.froc_figure")
+    rows = []
+    for detector in ("deformable_detr_resenc", "retina_unet_resenc", "retina_unet_plainconv"):
+        for test_set in ("internal", "cv"):
+            rows += [
+                Row(type(r.key)("s", "d", test_set, detector, r.key.init, 0), r.table, r.source) for r in study.rows
+            ]
+    plot_froc(rows, study.root / "froc.png")
+    titles = [panel.get_title(loc="left") for panel in figures[0].axes]
+    assert titles[0] == "deformable_detr_resenc (cv)"
+    assert len(titles) == 6
+    assert titles[3].endswith("(internal)")
+    assert_readable(figures[0])
+
+
+def test_row_without_objects_or_detections(study, drawn):
+    figures = drawn("detpretrain.report.froc_figure")
+    row = study.rows[0]
+    bare = Row(row.key, row.table[row.table["kind"] == "case"].reset_index(drop=True), row.source)
+    plot_froc([bare], study.root / "froc.png")
+    assert np.all(figures[0].axes[0].lines[0].get_ydata() == 0)

@@ -1,0 +1,106 @@
+"""The study of this run and the paths of its files: read by every rule file."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from detpretrain import leaves, provenance
+from detpretrain.errors import InputError
+from detpretrain.study import Cell, Row, assemble
+
+ROOT = Path(workflow.basedir)
+
+if workflow.config_settings.config:
+    raise WorkflowError(
+        "--config is not used here: put the values into a file and add it with --configfile"
+    )
+
+try:
+    STUDY = assemble(config, ROOT, source=", ".join(map(str, workflow.configfiles)))
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = STUDY.results
+DATA = f"{RESULTS}/data"
+HERE = str(STUDY.folder)
+
+RUNTIME = STUDY.config["runtime"]
+LOADERS = RUNTIME.get("workers", 0)
+GPUS = RUNTIME.get("gpus", 0)
+RETRIES = 2 if "budget_minutes" in RUNTIME else 0
+FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
+
+# What says only where things lie and how jobs run stays out of the rules' text and params, so that another place does not
+# rerun a study: jobs find the scripts and the study files in the environment, and read `runtime:` from the study.
+ENVIRONMENT = {
+    "SCRIPTS": ROOT / "workflow" / "scripts",
+    "STUDY": os.pathsep.join(map(str, workflow.configfiles)),
+}
+if not workflow.deployment_settings.deployment_method:
+    # the interpreter that runs Snakemake; rules with environments of their own (--sdm conda) bring theirs
+    ENVIRONMENT["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ["PATH"]]
+    )
+EXPORTS = " ".join(
+    f"{name}={shlex.quote(str(value))}" for name, value in ENVIRONMENT.items()
+)
+shell.prefix(f"export {EXPORTS}; ".replace("{", "{{").replace("}", "}}"))
+
+
+wildcard_constraints:
+    dataset="[A-Za-z0-9_-]+",
+    plan="[A-Za-z0-9_-]+",
+    detector="|".join(STUDY.entries["detectors"]),
+    init="|".join(STUDY.entries["inits"]),
+    backbone="|".join(STUDY.entries["backbones"]),
+    fold=r"\d+",
+    seed=r"\d+",
+
+
+def detector_plan(wildcards):
+    """The plan folder that a detector uses on a data set."""
+    return f"{DATA}/{wildcards.dataset}/{STUDY.entry('detectors', wildcards.detector)['plan']}"
+
+
+def corpus_folder(wildcards):
+    return f"{DATA}/{STUDY.corpus(wildcards.init)}"
+
+
+def corpus_plan(wildcards):
+    method = STUDY.entry("methods", STUDY.entry("inits", wildcards.init)["method"])
+    return f"{corpus_folder(wildcards)}/{method['plan']}"
+
+
+def pretrained_checkpoint(wildcards):
+    """The checkpoint of a cell's initialisation; nothing for one that is not pre-trained."""
+    if not STUDY.needs_pretraining(wildcards.init):
+        return []
+    backbone = STUDY.entry("detectors", wildcards.detector)["backbone"]
+    return f"{HERE}/pretrained/{wildcards.init}/{backbone}/checkpoint.pth"
+
+
+def row_cells(wildcards, name):
+    """A file of every cell of a row."""
+    folds = STUDY.folds(wildcards.dataset)
+    cells = [
+        Cell(
+            wildcards.dataset,
+            wildcards.detector,
+            wildcards.init,
+            fold,
+            int(wildcards.seed),
+        )
+        for fold in folds
+    ]
+    return [f"{HERE}/cells/{cell.path}/{name}" for cell in cells]
+
+
+def all_rows(name):
+    return [f"{HERE}/rows/{row.path}/{name}" for row in STUDY.rows]
+
+
+def all_cells(name):
+    return [f"{HERE}/cells/{cell.path}/{name}" for cell in STUDY.cells]

@@ -1,0 +1,73 @@
+"""Raw volumes -> canonical task -> plan -> preprocessed arrays; shared by all studies."""
+
+
+rule prepare:
+    output:
+        dataset="<results>/data/{dataset}/task/dataset.json",
+        cases="<results>/data/{dataset}/task/cases.csv",
+        splits="<results>/data/{dataset}/task/splits.json",
+    log:
+        "<results>/logs/prepare/{dataset}.log",
+    benchmark:
+        "<results>/benchmarks/prepare/{dataset}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        recipe=lambda wildcards: leaves.recipe(
+            "prepare", leaves.prepare(STUDY, wildcards.dataset)
+        ),
+    shell:
+        'python "$WORKFLOW"/scripts/prepare.py --config "$STUDY" --dataset {wildcards.dataset} --recipe {params.recipe} '
+        "--output {output.dataset} --threads {threads} > {log} 2>&1"
+
+
+rule plan:
+    input:
+        dataset="<results>/data/{dataset}/task/dataset.json",
+        cases="<results>/data/{dataset}/task/cases.csv",
+    output:
+        "<results>/data/{dataset}/{plan}/plan.json",
+    log:
+        "<results>/logs/plan/{dataset}-{plan}.log",
+    benchmark:
+        "<results>/benchmarks/plan/{dataset}-{plan}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=240,
+    params:
+        recipe=lambda wildcards: leaves.recipe(
+            "plan", leaves.plan(STUDY, wildcards.plan)
+        ),
+    shell:
+        'python "$WORKFLOW"/scripts/plan.py --config "$STUDY" --dataset {wildcards.dataset} --plan {wildcards.plan} '
+        "--recipe {params.recipe} --task {input.dataset} --output {output} --threads {threads} > {log} 2>&1"
+
+
+rule preprocess:
+    input:
+        dataset="<results>/data/{dataset}/task/dataset.json",
+        plan="<results>/data/{dataset}/{plan}/plan.json",
+    output:
+        "<results>/data/{dataset}/{plan}/preprocessed/index.json",
+    log:
+        "<results>/logs/preprocess/{dataset}-{plan}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess/{dataset}-{plan}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 2
+    resources:
+        mem_mb=16000,
+        runtime=720,
+    params:
+        recipe=leaves.recipe("preprocess", {}),
+    shell:
+        'python "$WORKFLOW"/scripts/preprocess.py --recipe {params.recipe} --task {input.dataset} --plan {input.plan} '
+        "--output {output} --threads {threads} > {log} 2>&1"

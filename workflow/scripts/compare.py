@@ -1,0 +1,24 @@
+"""Matches of all rows -> scores, spread over folds, differences to scratch."""
+
+from pathlib import Path
+
+from detpretrain import jobs, leaves, study
+from detpretrain.comparison.compare import compare
+from detpretrain.errors import exit_on_input_error
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    jobs.add_study(parser)
+    parser.add_argument("--rows", type=Path, nargs="+", required=True, help="matches.parquet of every row")
+    parser.add_argument("--output", type=Path, required=True, help="COMPARISON/scores.csv")
+    arguments = parser.parse_args()
+    chosen = study.load(arguments.config, ROOT)
+    jobs.check_recipe("compare", leaves.compare(chosen), arguments.recipe)
+    compare(arguments.rows, arguments.output.parent, chosen.config["comparison"])
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)

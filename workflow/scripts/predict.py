@@ -1,0 +1,64 @@
+"""Model + preprocessed cases -> raw boxes of the fold's held-out cases and of the test sets."""
+
+import time
+from pathlib import Path
+
+from detpretrain import jobs, leaves, provenance, study
+from detpretrain.errors import exit_on_input_error
+from detpretrain.evaluation import raw_boxes
+from detpretrain.files import read_json
+from detpretrain.inference.model import load
+from detpretrain.inference.predict import predict_case
+from detpretrain.preprocessing.store import read_case
+from detpretrain.tasks import CROSS_VALIDATION, read_splits
+from detpretrain.training.runtime import Runtime
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    jobs.add_study(parser)
+    parser.add_argument("--detector", required=True, help="entry of config/detectors.yaml, for its inference settings")
+    parser.add_argument("--fold", type=int, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--index", type=Path, required=True, help="PREPROCESSED/index.json")
+    parser.add_argument("--splits", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="raw_boxes.parquet")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; the study's by default")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    chosen = study.load(arguments.config, ROOT)
+    defining = leaves.predict(chosen, arguments.detector)
+    jobs.check_recipe("predict", defining, arguments.recipe)
+    device = Runtime.of(jobs.runtime_settings(arguments, chosen)).prepare(arguments.threads)
+    model = load(arguments.model, device, defining["inference"])
+    held_out = set(read_splits(arguments.splits)[arguments.fold]["val"])
+    candidates, properties = {}, {}
+    for record in read_json(arguments.index)["cases"]:
+        name = record["case"]
+        if record["test_set"] == CROSS_VALIDATION and name not in held_out:
+            continue
+        case = read_case(arguments.index.parent, name)
+        found = predict_case(
+            model.detector, case.data[...], model.plan["patch"], model.settings, device, model.precision
+        )
+        candidates[name], properties[name] = found, case.properties
+        print(f"{name}: {len(found.scores)} boxes", flush=True)
+    facts = {
+        "finetune": model.provenance,
+        "predict": provenance.record(
+            arguments.recipe,
+            ["detpretrain.inference.predict"],
+            device=str(device),
+            threads=arguments.threads,
+            seconds=round(time.monotonic() - started, 1),
+        ),
+    }
+    mirrors, classes = len(model.settings.mirrors), model.plan["classes"]
+    raw_boxes.write(arguments.output, raw_boxes.RawBoxes(candidates, properties, mirrors, classes, facts))
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)

@@ -1,0 +1,25 @@
+"""Task + plan -> preprocessed arrays."""
+
+import logging
+from pathlib import Path
+
+from detpretrain import jobs
+from detpretrain.errors import exit_on_input_error
+from detpretrain.files import read_json
+from detpretrain.preprocessing.run import preprocess_task
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    parser.add_argument("--task", type=Path, required=True, help="TASK/dataset.json")
+    parser.add_argument("--plan", type=Path, required=True, help="plan.json")
+    parser.add_argument("--output", type=Path, required=True, help="PREPROCESSED/index.json")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    jobs.check_recipe("preprocess", {}, arguments.recipe)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    preprocess_task(arguments.task.parent, read_json(arguments.plan), arguments.output.parent, arguments.threads)
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)

@@ -1,0 +1,28 @@
+"""Comparison tables -> main table, figures and report.html."""
+
+from pathlib import Path
+
+from detpretrain import jobs, leaves, status, study
+from detpretrain.errors import exit_on_input_error
+from detpretrain.report.report import report
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    parser = jobs.parser(__doc__)
+    jobs.add_study(parser)
+    parser.add_argument("--comparison", type=Path, required=True, help="COMPARISON/scores.csv")
+    parser.add_argument("--rows", type=Path, nargs="+", required=True, help="matches.parquet of every row")
+    parser.add_argument("--logs", type=Path, nargs="+", required=True, help="log.csv of every cell")
+    parser.add_argument("--output", type=Path, required=True, help="REPORT/report.html")
+    arguments = parser.parse_args()
+    chosen = study.load(arguments.config, ROOT)
+    jobs.check_recipe("report", leaves.compare(chosen), arguments.recipe)
+    tasks = {row.dataset: chosen.results / "data" / row.dataset / "task" for row in chosen.rows}
+    settings = {"provenance": status.summary(status.cell_states(chosen))}
+    report(arguments.comparison.parent, arguments.rows, arguments.logs, tasks, arguments.output.parent, settings)
+
+
+if __name__ == "__main__":
+    exit_on_input_error(main)
