@@ -35,19 +35,17 @@ FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
 
 # What says only where things lie and how jobs run stays out of the rules' text and params, so that another place does not
 # rerun a study: jobs find the scripts and the study files in the environment, and read `runtime:` from the study.
-ENVIRONMENT = {
-    "SCRIPTS": ROOT / "workflow" / "scripts",
-    "STUDY": os.pathsep.join(map(str, workflow.configfiles)),
-}
-if not workflow.deployment_settings.deployment_method:
-    # the interpreter that runs Snakemake; rules with environments of their own (--sdm conda) bring theirs
-    ENVIRONMENT["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ["PATH"]]
-    )
-EXPORTS = " ".join(
-    f"{name}={shlex.quote(str(value))}" for name, value in ENVIRONMENT.items()
+SCRIPTS = shlex.quote(str(ROOT / "workflow" / "scripts"))
+STUDY_FILES = shlex.quote(os.pathsep.join(map(str, workflow.configfiles)))
+# the interpreter that runs Snakemake, unless rules have environments of their own (--sdm conda)
+INTERPRETER = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+if workflow.deployment_settings.deployment_method:
+    INTERPRETER = ""
+shell.prefix(
+    f"{INTERPRETER}export SCRIPTS={SCRIPTS} STUDY={STUDY_FILES}; ".replace(
+        "{", "{{"
+    ).replace("}", "}}")
 )
-shell.prefix(f"export {EXPORTS}; ".replace("{", "{{").replace("}", "}}"))
 
 
 wildcard_constraints:

@@ -22,7 +22,7 @@ rule compare:
         recipe=leaves.recipe("compare", leaves.compare(STUDY)),
         source=provenance.source_hash(("detpretrain.comparison.compare",)),
     shell:
-        'python "$WORKFLOW"/scripts/compare.py --config "$STUDY" --recipe {params.recipe} --rows {input} '
+        'python "$SCRIPTS/compare.py" --config "$STUDY" --recipe {params.recipe} --rows {input} '
         "--output {output.scores} > {log} 2>&1"
 
 
@@ -57,5 +57,5 @@ rule report:
             ("detpretrain.report.report", "detpretrain.status")
         ),
     shell:
-        'python "$WORKFLOW"/scripts/report.py --config "$STUDY" --recipe {params.recipe} --comparison {input.scores} '
+        'python "$SCRIPTS/report.py" --config "$STUDY" --recipe {params.recipe} --comparison {input.scores} '
         "--rows {input.rows} --logs {input.logs} --output {output.report} > {log} 2>&1"

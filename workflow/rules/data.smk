@@ -21,7 +21,7 @@ rule prepare:
             "prepare", leaves.prepare(STUDY, wildcards.dataset)
         ),
     shell:
-        'python "$WORKFLOW"/scripts/prepare.py --config "$STUDY" --dataset {wildcards.dataset} --recipe {params.recipe} '
+        'python "$SCRIPTS/prepare.py" --config "$STUDY" --dataset {wildcards.dataset} --recipe {params.recipe} '
         "--output {output.dataset} --threads {threads} > {log} 2>&1"
 
 
@@ -46,7 +46,7 @@ rule plan:
             "plan", leaves.plan(STUDY, wildcards.plan)
         ),
     shell:
-        'python "$WORKFLOW"/scripts/plan.py --config "$STUDY" --dataset {wildcards.dataset} --plan {wildcards.plan} '
+        'python "$SCRIPTS/plan.py" --config "$STUDY" --dataset {wildcards.dataset} --plan {wildcards.plan} '
         "--recipe {params.recipe} --task {input.dataset} --output {output} --threads {threads} > {log} 2>&1"
 
 
@@ -69,5 +69,5 @@ rule preprocess:
     params:
         recipe=leaves.recipe("preprocess", {}),
     shell:
-        'python "$WORKFLOW"/scripts/preprocess.py --recipe {params.recipe} --task {input.dataset} --plan {input.plan} '
+        'python "$SCRIPTS/preprocess.py" --recipe {params.recipe} --task {input.dataset} --plan {input.plan} '
         "--output {output} --threads {threads} > {log} 2>&1"

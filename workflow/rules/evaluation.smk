@@ -22,7 +22,7 @@ rule evaluate:
         recipe=leaves.recipe("evaluate", {}),
         study=STUDY.name,
     shell:
-        'python "$WORKFLOW"/scripts/evaluate.py --study {params.study} --dataset {wildcards.dataset} --detector {wildcards.detector} '
+        'python "$SCRIPTS/evaluate.py" --study {params.study} --dataset {wildcards.dataset} --detector {wildcards.detector} '
         "--init {wildcards.init} --fold {wildcards.fold} --seed {wildcards.seed} --recipe {params.recipe} "
         "--task {input.cases} --raw-boxes {input.raw} --metrics {output.metrics} --matches {output.matches} > {log} 2>&1"
 
@@ -54,7 +54,7 @@ rule consolidate:
         folds=lambda wildcards: STUDY.folds(wildcards.dataset),
         sweep="--faithful-sweep" if FAITHFUL_SWEEP else "",
     shell:
-        'python "$WORKFLOW"/scripts/consolidate.py --study {params.study} --dataset {wildcards.dataset} --detector {wildcards.detector} '
+        'python "$SCRIPTS/consolidate.py" --study {params.study} --dataset {wildcards.dataset} --detector {wildcards.detector} '
         "--init {wildcards.init} --seed {wildcards.seed} --recipe {params.recipe} --task {input.cases} "
         "--folds {params.folds} --raw-boxes {input.raw} {params.sweep} --metrics {output.metrics} "
         "--matches {output.matches} --postprocessing {output.postprocessing} > {log} 2>&1"

@@ -27,7 +27,7 @@ rule pretrain:
         ),
         work=f"{HERE}/work/pretrained/{{init}}/{{backbone}}",
     shell:
-        'python "$WORKFLOW"/scripts/pretrain.py --config "$STUDY" --init {wildcards.init} --backbone {wildcards.backbone} '
+        'python "$SCRIPTS/pretrain.py" --config "$STUDY" --init {wildcards.init} --backbone {wildcards.backbone} '
         "--recipe {params.recipe} --index {input.index} --splits {input.splits} --work {params.work} "
         "--checkpoint {output.checkpoint} --log {output.log} > {log} 2>&1"
 
@@ -64,7 +64,7 @@ rule finetune:
         ),
         work=f"{HERE}/work/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}",
     shell:
-        'python "$WORKFLOW"/scripts/finetune.py --config "$STUDY" --dataset {wildcards.dataset} --detector {wildcards.detector} '
+        'python "$SCRIPTS/finetune.py" --config "$STUDY" --dataset {wildcards.dataset} --detector {wildcards.detector} '
         "--init {wildcards.init} --fold {wildcards.fold} --seed {wildcards.seed} --recipe {params.recipe} "
         "--index {input.index} --splits {input.splits} {params.checkpoint} --work {params.work} --model {output.model} "
         "--log {output.log} > {log} 2>&1"
@@ -93,6 +93,6 @@ rule predict:
             "predict", leaves.predict(STUDY, wildcards.detector)
         ),
     shell:
-        'python "$WORKFLOW"/scripts/predict.py --config "$STUDY" --detector {wildcards.detector} --fold {wildcards.fold} '
+        'python "$SCRIPTS/predict.py" --config "$STUDY" --detector {wildcards.detector} --fold {wildcards.fold} '
         "--recipe {params.recipe} --model {input.model} --index {input.index} --splits {input.splits} --output {output} "
         "--threads {threads} > {log} 2>&1"

@@ -144,7 +144,7 @@ def _blob(
     scaled = np.tensordot((frame / radii[:, None]).astype(np.float32), offset, 1)
     r = np.sqrt((scaled**2).sum(0))
     surface = scaled / np.maximum(r, 1e-3)
-    border = np.ones_like(r)
+    border = np.full_like(r, 1 - irregularity**2)  # keeps the mean volume: E[(m + wave)^3] = m^3 + 3 m irregularity^2
     for _ in range(3):
         wave = (_unit(rng.normal(size=3)) * rng.uniform(1.5, 3.0)).astype(np.float32)
         border += irregularity / np.sqrt(1.5) * np.sin(np.tensordot(wave, surface, 1) + np.float32(rng.uniform(0, 2 * np.pi)))
