@@ -28,10 +28,14 @@ def test_every_patient_validates_once_and_never_leaks(folds, count, sessions, se
 def test_seed_12345_gives_the_folds_of_nndetection():
     # scikit-learn's KFold(5, shuffle=True, random_state=12345) over the sorted cases, redone with numpy's twister alone
     order = np.arange(10)
-    np.random.RandomState(12345).shuffle(order)  # noqa: NPY002
+    np.random.RandomState(12345).shuffle(order)
     expected = [sorted(order[start : start + 2].tolist()) for start in range(0, 10, 2)]
     made = splits.k_fold(_patients(10), 5, 12345)
-    assert [[int(case[1:4]) for case in fold["val"]] for fold in made] == expected == [[0, 7], [3, 9], [4, 6], [1, 8], [2, 5]]
+    assert (
+        [[int(case[1:4]) for case in fold["val"]] for fold in made]
+        == expected
+        == [[0, 7], [3, 9], [4, 6], [1, 8], [2, 5]]
+    )
 
 
 def test_independent_of_the_order_of_cases():
@@ -61,7 +65,11 @@ def test_too_few_patients():
 
 def test_problems_are_all_named():
     patients = {"a1": "a", "a2": "a", "b": "b", "c": "c"}
-    folds = [{"train": ["a1", "b"], "val": ["a2", "c"]}, {"train": ["b", "b"], "val": []}, {"train": ["x"], "val": ["b"]}]
+    folds = [
+        {"train": ["a1", "b"], "val": ["a2", "c"]},
+        {"train": ["b", "b"], "val": []},
+        {"train": ["x"], "val": ["b"]},
+    ]
     assert splits.problems(folds, patients) == [
         "fold 0: patient a in both train and val",
         "fold 1: a case is named twice in train",

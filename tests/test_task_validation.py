@@ -22,7 +22,7 @@ def _map() -> np.ndarray:
     return instances
 
 
-@pytest.fixture()
+@pytest.fixture
 def task(tmp_path) -> Task:
     """Four valid cases of two channels; a test breaks one of them."""
     writer = TaskWriter(tmp_path / "task", "demo", folds=2)

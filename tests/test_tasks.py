@@ -64,7 +64,13 @@ def test_unknown_case(tmp_path):
 
 @pytest.mark.parametrize(
     ("folder", "name"),
-    [("imagesTr", "cv"), ("imagesTs", "test"), ("imagesTs_internal", "internal"), ("imagesTsX", None), ("images", None)],
+    [
+        ("imagesTr", "cv"),
+        ("imagesTs", "test"),
+        ("imagesTs_internal", "internal"),
+        ("imagesTsX", None),
+        ("images", None),
+    ],
 )
 def test_names_of_test_sets(folder, name):
     assert test_set_of(folder) == name
@@ -105,7 +111,9 @@ def test_annotation_with_boxes_and_ignored_round_trips(tmp_path):
     assert Annotation.read(tmp_path / "c.json") == annotation
 
 
-@pytest.mark.parametrize("content", [{}, {"instances": [1]}, {"instances": {"x": 0}}, {"instances": {"1": "lesion"}}, []])
+@pytest.mark.parametrize(
+    "content", [{}, {"instances": [1]}, {"instances": {"x": 0}}, {"instances": {"1": "lesion"}}, []]
+)
 def test_malformed_annotations(tmp_path, content):
     (tmp_path / "c.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="not an annotation"):

@@ -34,10 +34,22 @@ app = typer.Typer(
 )
 
 
+task = typer.Typer(no_args_is_help=True, help="Canonical task folders.")
+checkpoint = typer.Typer(no_args_is_help=True, help="Checkpoints and models.")
+app.add_typer(task, name="task")
+app.add_typer(checkpoint, name="checkpoint")
+
+
 class AbsentClass(StrEnum):
     EXCLUDE = "exclude"
     ZERO = "zero"
     NNDETECTION = "nndetection"
+
+
+class Format(StrEnum):
+    JSON = "json"
+    CSV = "csv"
+    SLICER = "slicer"
 
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON here instead of printing it.")]
@@ -79,6 +91,91 @@ def luna16(
     from detpretrain.evaluation import luna16 as challenge
 
     _give(challenge.evaluate(annotations, excluded, seriesuids, submission), output)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.pth", help="The model.pth of a cell.")],
+    cases: Annotated[
+        list[str],
+        typer.Argument(metavar="CASE...", help="An image file, a DICOM folder, or a,b for the channels of one case."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives one file per case.")],
+    form: Annotated[Format, typer.Option("--format", help="slicer = ROI markups (.mrk.json) of 3D Slicer.")] = (
+        Format.JSON
+    ),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    min_score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Detections below are left out.")] = 0.0,
+    postprocessing: Annotated[
+        Path | None, typer.Option(help="postprocessing.json of the model's row; nnDetection's defaults without it.")
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Use what that file chose for this fold, not for test sets.", min=0)
+    ] = None,
+) -> None:
+    """Detections in images that the study never saw."""
+    if fold is not None and postprocessing is None:
+        raise InputError("--fold: chooses from a postprocessing.json: give --postprocessing FILE too")
+    import torch
+
+    from detpretrain.evaluation.ensemble import PostProcessing
+    from detpretrain.inference import export, unseen
+    from detpretrain.inference import model as models
+    from detpretrain.training.runtime import Runtime
+
+    found = unseen.find_cases(cases)
+    post = PostProcessing() if postprocessing is None else unseen.read_post_processing(postprocessing, fold)
+    where = Runtime(device).prepare(torch.get_num_threads())
+    loaded = models.load(model, where)
+    for detections in unseen.predict_all(found, loaded, post, where, min_score):
+        try:
+            path = export.write(detections, output, form.value)
+        except OSError as error:
+            raise InputError(f"{output}: cannot be written ({error.strerror}): choose another folder") from None
+        print(f"{detections.name}: {len(detections.scores)} detections -> {path}", flush=True)
+
+
+@task.command("validate")
+def task_validate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds dataset.json and raw_splitted/.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read volumes.")] = 1,
+) -> None:
+    """Every problem of a task folder in one table; status 1 when there are any."""
+    from detpretrain import task_validation
+    from detpretrain.tasks import Task
+
+    problems = task_validation.validate(folder, workers)
+    if problems:
+        task_validation.print_problems(problems, title=f"{folder}: {len(problems)} problems")
+        raise typer.Exit(1)
+    found = Task.read(folder)
+    print(f"no problems: {sum(len(found.cases(test_set)) for test_set in found.test_sets)} cases")
+
+
+@app.command()
+def status(
+    config: Annotated[
+        list[Path], typer.Option(help="Study file; again for one that overrides it.", show_default=True)
+    ] = [Path("config/demo.yaml")],  # noqa: B006 (typer copies it)
+) -> None:
+    """Which cells of a study are fresh, made by other source, by another recipe, or missing; run it in the repository."""
+    from rich.console import Console
+
+    from detpretrain import study
+    from detpretrain.status_table import print_status
+
+    print_status(study.load(config, Path.cwd()), Console())
+
+
+@checkpoint.command("inspect")
+def checkpoint_inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A pre-trained checkpoint.pth or a model.pth.")],
+) -> None:
+    """What a checkpoint holds: architecture, parameters, patch, spacing, channels, citations, provenance."""
+    from detpretrain.training.inspection import inspect
+
+    for name, value in inspect(path).items():
+        print(f"{name:<14}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
 
 
 def _give(result: dict[str, Any], output: Path | None) -> None:

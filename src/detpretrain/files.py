@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any) -> None:
     """Writes JSON without NaN (``ValueError``), so that every reader can parse it."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def digest(paths: Iterable[Path | str]) -> str:
+    """12 hex digits over the bytes of files, in their order; ``InputError`` when one is missing."""
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, "rb") as handle:
+                found.update(hashlib.file_digest(handle, "sha256").digest())
+        except FileNotFoundError:
+            raise InputError(f"{path}: file not found") from None
+    return found.hexdigest()[:12]
 
 
 def read_json(path: Path | str) -> Any:

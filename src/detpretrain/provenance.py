@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +35,22 @@ def record(recipe: str, modules: Sequence[str], seed: int | None = None, **more:
         "host_cpu_count": os.cpu_count(),
         **more,
     }
+
+
+def class_modules(*entries: Any) -> tuple[str, ...]:
+    """Modules of the classes that configuration entries name, nested ones too: imported by name, so no import shows them."""
+    return tuple(sorted({path.rpartition(".")[0] for entry in entries for path in _classes(entry)}))
+
+
+def _classes(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("class"), str):
+            yield value["class"]
+        for item in value.values():
+            yield from _classes(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _classes(item)
 
 
 @cache

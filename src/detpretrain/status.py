@@ -34,6 +34,8 @@ def cell_state(study: Study, cell: Cell) -> CellState:
     if not path.exists():
         return CellState(cell, MISSING, {}, {})
     recorded = read_json(path)["provenance"]
+    # the checkpoint's provenance travels inside that of the fine-tuning that started from it
+    recorded["pretrain"] = recorded.get("finetune", {}).get("pretrain") or {}
     stages = {}
     for stage, (recipe, modules) in expected(study, cell).items():
         found = recorded.get(stage, {})
@@ -47,19 +49,24 @@ def cell_state(study: Study, cell: Cell) -> CellState:
 
 def expected(study: Study, cell: Cell) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Recipe and starting modules of each stage of a cell, as its results should record them."""
-    detector = study.entry("detectors", cell.detector)
     finetune = leaves.finetune(study, cell.detector, cell.fold, cell.seed)
-    return {
+    network = provenance.class_modules(finetune["detector"], finetune["backbone"])
+    stages = {
         "finetune": (
             leaves.recipe("finetune", finetune),
-            ("detpretrain.training.finetune", detector["class"].rpartition(".")[0]),
+            ("detpretrain.training.finetune", *provenance.class_modules(finetune)),
         ),
         "predict": (
             leaves.recipe("predict", leaves.predict(study, cell.detector)),
-            ("detpretrain.inference.predict",),
+            ("detpretrain.inference.predict", *network),
         ),
         "evaluate": (leaves.recipe("evaluate", {}), ("detpretrain.inference.scoring",)),
     }
+    if study.needs_pretraining(cell.init):
+        pretrain = leaves.pretrain(study, cell.init, study.entry("detectors", cell.detector)["backbone"])
+        modules = ("detpretrain.training.pretrain", *provenance.class_modules(pretrain))
+        stages["pretrain"] = (leaves.recipe("pretrain", pretrain), modules)
+    return stages
 
 
 def summary(states: Sequence[CellState]) -> list[dict[str, Any]]:

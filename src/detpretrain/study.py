@@ -179,12 +179,11 @@ def merge(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_schema(config: Any, schema: Mapping[str, Any], source: str) -> None:
     """``InputError`` for the first violation, in one line."""
-    errors = sorted(
-        jsonschema.Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path))
-    )
+    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(config))
     if not errors:
         return
-    error = errors[0]
+    # a misspelt key makes two errors, one unknown and one missing: the unknown one tells what to do
+    error = min(errors, key=lambda error: (error.validator != "additionalProperties", list(map(str, error.path))))
     where = ".".join(str(part) for part in error.absolute_path)
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})

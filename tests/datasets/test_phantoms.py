@@ -109,7 +109,9 @@ def test_seeds_and_exclusions(tmp_path):
         return {case: volumes.read(task.image_paths(case)[0])[0] for case in task.cases()}
 
     first = images(_write(PhantomNodules(cases=4, seed=1, **SMALL), tmp_path / "a"))
-    again = images(_write(PhantomNodules(cases=5, seed=1, **SMALL), tmp_path / "b", exclude_cases={"nodules_0001": "x"}))
+    again = images(
+        _write(PhantomNodules(cases=5, seed=1, **SMALL), tmp_path / "b", exclude_cases={"nodules_0001": "x"})
+    )
     other = images(_write(PhantomNodules(cases=4, seed=2, **SMALL), tmp_path / "c"))
     assert sorted(again) == ["nodules_0000", "nodules_0002", "nodules_0003", "nodules_0004"]
     for case in set(first) & set(again):

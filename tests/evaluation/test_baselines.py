@@ -55,11 +55,13 @@ def test_the_demo_has_enough_objects_and_cases_without():
 
 
 def test_thresholding_fails_on_the_demo_at_its_best():
+    ranges = {0.7: (-750, -730), 1.0: (-775, -755, -740), 1.4: (-790, -770)}
     found = {
-        (smoothing, threshold): _ap(
-            functools.partial(baselines.threshold_baseline, smoothing=smoothing, threshold=threshold)
+        (rank, smoothing, threshold): _ap(
+            functools.partial(baselines.threshold_baseline, smoothing=smoothing, threshold=threshold, rank=rank)
         )
-        for smoothing, thresholds in ((0.7, (-760, -740, -720)), (1.0, (-780, -765, -750, -735)), (1.4, (-790, -775, -760)))
+        for rank in ("brightness", "size")
+        for smoothing, thresholds in ranges.items()
         for threshold in thresholds
     }
     assert max(found.values()) < 0.3, found
@@ -79,9 +81,11 @@ def test_thresholding_finds_balls_in_an_empty_lung():
     for centre, radius in (((24, 24, 14), 4), ((24, 24, 32), 3)):
         image[ball(centre, radius)] = -400.0
         truth.append([c - radius - 1 for c in centre] + [c + radius + 1 for c in centre])
-    boxes, scores = baselines.threshold_baseline(image, threshold=-600.0, smoothing=0, max_voxels=1000)
+    boxes, scores = baselines.threshold_baseline(image, threshold=-600.0, smoothing=0, max_voxels=1000, rank="size")
     assert boxes.tolist() == truth
     assert scores.tolist() == [ball((24, 24, 14), 4).sum() / 1000, ball((24, 24, 32), 3).sum() / 1000]
+    _, brightness = baselines.threshold_baseline(image, threshold=-600.0, smoothing=0, max_voxels=1000)
+    np.testing.assert_allclose(brightness, [0.6, 0.6])
 
 
 def test_lungs_are_found():

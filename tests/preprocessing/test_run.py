@@ -92,9 +92,14 @@ def test_a_second_run_keeps_what_is_identical_and_redoes_the_rest(planned):
     (output / "case_2_instances.b2nd").unlink()
     image, geometry = volumes.read(task.root / "raw_splitted" / "imagesTr" / "case_4_0000.nii.gz")
     volumes.write(task.root / "raw_splitted" / "imagesTr" / "case_4_0000.nii.gz", image + 1, geometry)
-    before = {path.name: path.stat().st_ino for path in output.iterdir()}
+
+
+    def written() -> dict[str, tuple[int, int]]:
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.iterdir()}
+
+    before = written()
     preprocess_task(task.root, plan, output)
-    after = {path.name: path.stat().st_ino for path in output.iterdir()}
+    after = written()
     changed = {name.split(".")[0] for name in after if before.get(name) != after[name]}
     assert {"case_1", "case_2", "case_4", "index"} <= changed
     assert not changed & {"case_0", "case_3", "case_5", "held_out"}

@@ -12,6 +12,7 @@ rule prepare:
         "<results>/benchmarks/prepare/{dataset}.tsv"
     conda:
         "../../envs/environment.yaml"
+    priority: 20
     threads: 1
     resources:
         mem_mb=8000,
@@ -37,6 +38,7 @@ rule plan:
         "<results>/benchmarks/plan/{dataset}-{plan}.tsv"
     conda:
         "../../envs/environment.yaml"
+    priority: 20
     threads: 1
     resources:
         mem_mb=16000,
@@ -53,6 +55,7 @@ rule plan:
 rule preprocess:
     input:
         dataset="<results>/data/{dataset}/task/dataset.json",
+        cases="<results>/data/{dataset}/task/cases.csv",
         plan="<results>/data/{dataset}/{plan}/plan.json",
     output:
         "<results>/data/{dataset}/{plan}/preprocessed/index.json",
@@ -62,6 +65,7 @@ rule preprocess:
         "<results>/benchmarks/preprocess/{dataset}-{plan}.tsv"
     conda:
         "../../envs/environment.yaml"
+    priority: 20
     threads: 2
     resources:
         mem_mb=16000,

@@ -31,6 +31,8 @@ def main() -> None:
     started = time.monotonic()
     chosen = study.load(arguments.config, ROOT)
     defining = leaves.predict(chosen, arguments.detector)
+    detector = chosen.entry("detectors", arguments.detector)
+    backbone = chosen.entry("backbones", detector["backbone"])
     jobs.check_recipe("predict", defining, arguments.recipe)
     device = Runtime.of(jobs.runtime_settings(arguments, chosen)).prepare(arguments.threads)
     model = load(arguments.model, device, defining["inference"])
@@ -50,7 +52,7 @@ def main() -> None:
         "finetune": model.provenance,
         "predict": provenance.record(
             arguments.recipe,
-            ["detpretrain.inference.predict"],
+            ["detpretrain.inference.predict", *provenance.class_modules(detector, backbone)],
             device=str(device),
             threads=arguments.threads,
             seconds=round(time.monotonic() - started, 1),

@@ -73,7 +73,10 @@ def vessel_tree(root: np.ndarray, outward: np.ndarray, length: float, radius: fl
         direction = _unit(direction + rng.normal(0, 0.25, 3))
         end = middle + direction * reach / 2
         thin = width * 0.86
-        segments += [Segment(start, middle, (width, (width + thin) / 2)), Segment(middle, end, ((width + thin) / 2, thin))]
+        segments += [
+            Segment(start, middle, (width, (width + thin) / 2)),
+            Segment(middle, end, ((width + thin) / 2, thin)),
+        ]
         if generation == 4:
             continue
         side = _unit(np.cross(direction, rng.normal(size=3)))
@@ -98,7 +101,9 @@ def tube(grid: Grid, segment: Segment) -> Piece | None:
     return Piece(block, np.clip((radius - gap) / grid.soft + 0.5, 0, 1))
 
 
-def nodule(grid: Grid, centre: np.ndarray, diameter: float, irregularity: float, rng: np.random.Generator) -> Piece | None:
+def nodule(
+    grid: Grid, centre: np.ndarray, diameter: float, irregularity: float, rng: np.random.Generator
+) -> Piece | None:
     """An ellipsoid with a low-frequency uneven border; its mean diameter is ``diameter`` mm."""
     axes = rng.uniform(0.8, 1.25, 3)
     radii = diameter / 2 * axes / np.prod(axes) ** (1 / 3)
@@ -147,7 +152,9 @@ def _blob(
     border = np.full_like(r, 1 - irregularity**2)  # keeps the mean volume: E[(m + wave)^3] = m^3 + 3 m irregularity^2
     for _ in range(3):
         wave = (_unit(rng.normal(size=3)) * rng.uniform(1.5, 3.0)).astype(np.float32)
-        border += irregularity / np.sqrt(1.5) * np.sin(np.tensordot(wave, surface, 1) + np.float32(rng.uniform(0, 2 * np.pi)))
+        border += (
+            irregularity / np.sqrt(1.5) * np.sin(np.tensordot(wave, surface, 1) + np.float32(rng.uniform(0, 2 * np.pi)))
+        )
     return Piece(block, np.clip((border - r) * float(radii.min()) / grid.soft + 0.5, 0, 1))
 
 

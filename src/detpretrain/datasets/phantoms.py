@@ -7,6 +7,7 @@ that intensity finds them all and only shape tells them apart.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,51 @@ class Blob:
 
     centre: np.ndarray
     radius: float
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """The lungs while they are filled. Arrays [D, H, W] are drawn into; ``blobs`` are the nodules so far.
+
+    ``depth`` is the distance to the lung's wall in mm, positive inside; ``contrast`` is in noise standard deviations.
+    """
+
+    grid: Grid
+    depth: np.ndarray
+    vessels: np.ndarray
+    contrast: np.ndarray
+    instances: np.ndarray
+    blobs: list[Blob]
+
+    @classmethod
+    def empty(cls, geometry: Geometry, anatomy: Anatomy) -> _Scene:
+        vessels, contrast = np.zeros((2, *geometry.shape), np.float32)
+        depth = anatomy.lung_depth * extent(geometry)
+        return cls(
+            Grid(geometry.shape, geometry.spacing), depth, vessels, contrast, np.zeros(geometry.shape, np.int16), []
+        )
+
+    def clear(self, centre: np.ndarray, radius: float) -> bool:
+        """Whether a ball touches no nodule."""
+        return all(float(np.linalg.norm(centre - blob.centre)) > radius + blob.radius for blob in self.blobs)
+
+    def depth_at(self, centre: np.ndarray) -> float:
+        """Depth at the voxel nearest to a position in mm; minus infinity outside of the volume."""
+        index = np.rint(centre / self.grid.spacing).astype(int)
+        if np.any(index < 0) or np.any(index >= self.grid.shape):
+            return -np.inf
+        return float(self.depth[tuple(index)])
+
+    def wall_normal(self, centre: np.ndarray) -> np.ndarray:
+        """Unit gradient of the depth, from the neighbours of the nearest voxel."""
+        index = np.clip(np.rint(centre / self.grid.spacing).astype(int), 0, np.array(self.grid.shape) - 1)
+        gradient = np.zeros(3)
+        for axis in range(3):
+            low, high = index.copy(), index.copy()
+            low[axis], high[axis] = max(index[axis] - 1, 0), min(index[axis] + 1, self.grid.shape[axis] - 1)
+            step = (high[axis] - low[axis]) * self.grid.spacing[axis]
+            gradient[axis] = (self.depth[tuple(high)] - self.depth[tuple(low)]) / step
+        return gradient / max(float(np.linalg.norm(gradient)), 1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +126,16 @@ class ChestPhantom:
         """Draws one scan; the same generator state gives the same scan."""
         geometry = self._draw_geometry(rng)
         anatomy = draw_anatomy(geometry, rng)
-        grid = Grid(geometry.shape, geometry.spacing)
-        vessels = np.zeros(geometry.shape, np.float32)
-        contrast = np.zeros(geometry.shape, np.float32)
+        scene = _Scene.empty(geometry, anatomy)
         segments = self._draw_vessels(geometry, anatomy, rng)
         for segment in segments:
-            _add(vessels, structures.tube(grid, segment), 1.0)
-        np.multiply(vessels, self._draw_contrast(rng), out=contrast)
-        instances = np.zeros(geometry.shape, np.int16)
-        blobs: list[Blob] = []
+            _add(scene.vessels, structures.tube(scene.grid, segment), 1.0)
+        np.multiply(scene.vessels, self._draw_contrast(rng), out=scene.contrast)
         for _ in range(int(rng.integers(self.nodules[0], self.nodules[1] + 1))):
-            self._add_nodule(grid, geometry, anatomy, segments, blobs, instances, contrast, rng)
-        self._add_distractors(grid, geometry, anatomy, blobs, contrast, rng)
-        image = self._render(geometry, anatomy, contrast, rng)
-        return Phantom(image, instances, _organ_map(anatomy, vessels), geometry)
+            self._add_nodule(scene, segments, rng)
+        self._add_distractors(scene, rng)
+        image = self._render(geometry, anatomy, scene.contrast, rng)
+        return Phantom(image, scene.instances, _organ_map(anatomy, scene.vessels), geometry)
 
     def _draw_geometry(self, rng: np.random.Generator) -> Geometry:
         slices, distance = self.shape[0], self.spacing
@@ -116,71 +158,49 @@ class ChestPhantom:
             segments += structures.vessel_tree(centre + hilum * half, outward, 0.30 * half, 0.065 * half, rng)
         return segments
 
-    def _add_nodule(
-        self,
-        grid: Grid,
-        geometry: Geometry,
-        anatomy: Anatomy,
-        segments: list[Segment],
-        blobs: list[Blob],
-        instances: np.ndarray,
-        contrast: np.ndarray,
-        rng: np.random.Generator,
-    ) -> None:
+    def _add_nodule(self, scene: _Scene, segments: list[Segment], rng: np.random.Generator) -> None:
         """Places a nodule clear of the walls and of the others; a lung that is too narrow for it gets a smaller one."""
-        depth = anatomy.lung_depth * extent(geometry)
         on_vessel = rng.random() < self.attached
         diameter = float(rng.uniform(*self.diameter_mm))
         for _ in range(40):
             radius = diameter / 2
-            if on_vessel:
-                centre = _beside_vessel(segments, radius, rng)
-            else:
-                centre = _random_voxel(depth > radius + 1.0, grid, rng)
-            if centre is not None and _clear(centre, radius + 3.0, blobs) and _value(depth, centre, grid) > radius:
+            inner = scene.depth > radius + 1.0
+            centre = _beside_vessel(segments, radius, rng) if on_vessel else _random_voxel(inner, scene.grid, rng)
+            if centre is not None and scene.clear(centre, radius + 3.0) and scene.depth_at(centre) > radius:
                 break
             on_vessel = on_vessel and rng.random() < 0.9
             diameter = max(diameter * 0.97, self.diameter_mm[0])
         else:
             return
-        piece = structures.nodule(grid, centre, diameter, self.irregularity, rng)
-        number = len(blobs) + 1
+        piece = structures.nodule(scene.grid, centre, diameter, self.irregularity, rng)
         inside = piece.occupancy > 0.5
         if not inside.any():
             return
-        instances[piece.block][inside & (instances[piece.block] == 0)] = number
-        _add(contrast, piece, self._draw_contrast(rng))
-        blobs.append(Blob(centre, radius))
+        scene.blobs.append(Blob(centre, radius))
+        scene.instances[piece.block][inside & (scene.instances[piece.block] == 0)] = len(scene.blobs)
+        _add(scene.contrast, piece, self._draw_contrast(rng))
 
-    def _add_distractors(
-        self,
-        grid: Grid,
-        geometry: Geometry,
-        anatomy: Anatomy,
-        blobs: list[Blob],
-        contrast: np.ndarray,
-        rng: np.random.Generator,
-    ) -> None:
+    def _add_distractors(self, scene: _Scene, rng: np.random.Generator) -> None:
         """Plaques on the walls, bands and cysts in the lungs, none of them touching a nodule."""
-        depth = anatomy.lung_depth * extent(geometry)
-        wall = np.abs(depth) < 0.7 * max(grid.spacing)
+        grid = scene.grid
+        wall = np.abs(scene.depth) < 0.7 * max(grid.spacing)
         for kind, count in (("plaque", self.plaques), ("band", self.bands), ("ring", self.rings)):
             for _ in range(int(rng.integers(count[0], count[1] + 1))):
                 size = float(rng.uniform(*self.diameter_mm))
-                where = wall if kind == "plaque" else depth > (size / 2 if kind == "ring" else 2.0)
+                where = wall if kind == "plaque" else scene.depth > (size / 2 if kind == "ring" else 2.0)
                 centre = _random_voxel(where, grid, rng)
-                if centre is None or not _clear(centre, size / 2 + 2.0, blobs):
+                if centre is None or not scene.clear(centre, size / 2 + 2.0):
                     continue
                 level = self._draw_contrast(rng)
                 if kind == "plaque":
-                    normal = _slope(depth, centre, grid)
                     thickness = float(rng.uniform(0.22, 0.4)) * size
-                    _add(contrast, structures.plaque(grid, centre, normal, size * 1.3, thickness, rng), level)
+                    piece = structures.plaque(grid, centre, scene.wall_normal(centre), size * 1.3, thickness, rng)
+                    _add(scene.contrast, piece, level)
                 elif kind == "ring":
-                    _add(contrast, structures.ring(grid, centre, size * 0.8, 0.14 * size + 1.0), level)
+                    _add(scene.contrast, structures.ring(grid, centre, size * 0.8, 0.14 * size + 1.0), level)
                 else:
                     for segment in structures.band(centre, size * 1.5, float(rng.uniform(0.13, 0.2)) * size, rng):
-                        _add(contrast, structures.tube(grid, segment), level)
+                        _add(scene.contrast, structures.tube(grid, segment), level)
 
     def _render(
         self, geometry: Geometry, anatomy: Anatomy, contrast: np.ndarray, rng: np.random.Generator
@@ -248,7 +268,7 @@ class PhantomOrgans:
             writer.add_case(case, [phantom.image], phantom.geometry, instances=phantom.organs, classes=classes)
 
 
-def _scans(kind: str, cases: int, seed: int, chest: ChestPhantom, writer: TaskWriter):
+def _scans(kind: str, cases: int, seed: int, chest: ChestPhantom, writer: TaskWriter) -> Iterator[tuple[str, Phantom]]:
     """Case ids and scans; each scan has a generator of its own, so that their number and exclusions do not matter."""
     for number in range(cases):
         case = f"{kind}_{number:04d}"
@@ -303,30 +323,3 @@ def _beside_vessel(segments: list[Segment], radius: float, rng: np.random.Genera
     side = np.cross(along, rng.normal(size=3))
     side /= max(float(np.linalg.norm(side)), 1e-9)
     return segment.start + along * rng.uniform(0.2, 0.8) + side * (radius * 0.8 + segment.radius[0] * 0.5)
-
-
-def _clear(centre: np.ndarray, radius: float, blobs: list[Blob]) -> bool:
-    return all(float(np.linalg.norm(centre - blob.centre)) > radius + blob.radius for blob in blobs)
-
-
-def _nearest(centre: np.ndarray, grid: Grid) -> np.ndarray:
-    return np.clip(np.rint(centre / grid.spacing).astype(int), 0, np.array(grid.shape) - 1)
-
-
-def _value(field: np.ndarray, centre: np.ndarray, grid: Grid) -> float:
-    """The field at the voxel nearest to a position in mm; far below any depth outside of the volume."""
-    index = np.rint(centre / grid.spacing).astype(int)
-    if np.any(index < 0) or np.any(index >= grid.shape):
-        return -np.inf
-    return float(field[tuple(index)])
-
-
-def _slope(field: np.ndarray, centre: np.ndarray, grid: Grid) -> np.ndarray:
-    """Unit gradient of a field in mm, from the neighbours of the nearest voxel."""
-    index = _nearest(centre, grid)
-    gradient = np.zeros(3)
-    for axis in range(3):
-        low, high = index.copy(), index.copy()
-        low[axis], high[axis] = max(index[axis] - 1, 0), min(index[axis] + 1, grid.shape[axis] - 1)
-        gradient[axis] = (field[tuple(high)] - field[tuple(low)]) / ((high[axis] - low[axis]) * grid.spacing[axis])
-    return gradient / max(float(np.linalg.norm(gradient)), 1e-9)

@@ -75,7 +75,9 @@ def raw_folder(dataset: str, raw: str | None) -> Path | None:
         return None
     for name in VARIABLE.findall(raw):
         if not os.environ.get(name):
-            raise InputError(f"{dataset}: raw: {raw}: environment variable {name} is not set: set it to the data folder")
+            raise InputError(
+                f"{dataset}: raw: {raw}: environment variable {name} is not set: set it to the data folder"
+            )
     folder = Path(VARIABLE.sub(lambda match: os.environ[match[1]], raw)).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder}: raw folder of {dataset} not found: download the data, or correct raw:")
@@ -84,7 +86,9 @@ def raw_folder(dataset: str, raw: str | None) -> Path | None:
 
 def _check_replaceable(output: Path) -> None:
     """Only an earlier task may be overwritten: a mistyped path must not delete something else."""
-    strangers = sorted(path.name for path in output.iterdir() if path.name not in TASK_ENTRIES) if output.is_dir() else []
+    strangers = (
+        sorted(path.name for path in output.iterdir() if path.name not in TASK_ENTRIES) if output.is_dir() else []
+    )
     if strangers or (output.exists() and not output.is_dir()):
         what = f"holds {', '.join(strangers[:3])}" if strangers else "is a file"
         raise InputError(f"{output}: {what}, so it is not a task folder: give another output folder")

@@ -43,7 +43,9 @@ class VolumeCorpus:
                 patients.setdefault(path, self._patient(path.relative_to(raw), pattern))
         for path, patient in sorted(patients.items()):
             source = path.relative_to(raw)
-            case = path_safe(source.as_posix().removesuffix(".gz").removesuffix(source.with_suffix("").suffix or ".nii"))
+            case = path_safe(
+                source.as_posix().removesuffix(".gz").removesuffix(source.with_suffix("").suffix or ".nii")
+            )
             writer.add_case(case, [path], patient=patient, source_id=source.as_posix())
 
     def _patient(self, source: Path, pattern: str) -> str:

@@ -39,6 +39,7 @@ def load(path: Path, device: torch.device, inference: dict[str, Any] | None = No
         raise InputError(f"{path}: no {missing[0]}: give a model.pth that fine-tuning wrote")
     detector = build_detector(content["detector"], content["backbone"], content["plan"])
     detector.load_state_dict(content["weights"])
-    settings = InferenceSettings(**(inference or content["detector"].get("inference", {})))
+    own = content["detector"].get("inference", {})
+    settings = InferenceSettings(**(own if inference is None else inference))
     precision = PRECISIONS[content["precision"]]
     return Model(detector.to(device).eval(), content["plan"], settings, precision, content.get("provenance", {}))

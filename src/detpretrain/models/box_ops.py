@@ -83,15 +83,15 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, keep: i
         kept.append(best)
         overlap = paired_iou(boxes[best], boxes[order])
         order = order[(overlap <= threshold) | (labels[order] != labels[best])]
-    return torch.stack(kept) if kept else order
+    return torch.stack(kept) if kept else order[:0]
 
 
 def from_instances(instances: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes of an instance map, ``[D, H, W] -> ids [N], boxes [N, 6]``: min index - 1 .. max index + 1 (nnDetection).
 
-    Ids ascend; 0 is background. Same values as ``detpretrain.boxes.from_instances``.
+    Ids ascend; values <= 0 are background. Same values as ``detpretrain.boxes.from_instances``.
     """
-    positions = instances.nonzero()
+    positions = (instances > 0).nonzero()
     values = instances[tuple(positions.unbind(1))]
     ids, member = values.unique(return_inverse=True)
     index = member[:, None].expand(-1, 3)

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 INDEX = "index.json"
 VERSION = 1  # raise it when the same input and plan give other arrays: it decides whether a finished case is kept
-INDEX_KEYS = ("case", "test_set", "shape", "ids", "classes", "boxes", "ignored")
+# `source` makes the index differ whenever an array does: what is trained on it is judged by the index alone
+INDEX_KEYS = ("case", "test_set", "shape", "ids", "classes", "boxes", "ignored", "source")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def preprocess_task(task_root: Path | str, plan: Mapping[str, Any], output: Path
     """Preprocesses every case of a task (all test sets) into ``output``.
 
     Files: those of ``store`` per case, and ``index.json`` with ``{"cases": [{case, test_set, shape, ids, classes, boxes,
-    ignored}], "plan": plan}``, written last. A case whose files are there and come from the same input bytes, plan and
+    ignored, source}], "plan": plan}``, written last. A case whose files are there and come from the same input bytes, plan and
     version is kept, so a run that was cut short goes on. Objects that resampling leaves without a voxel are logged, and
     kept in the case's properties as ``lost``.
 

@@ -53,11 +53,12 @@ def adaptation_plan(backbone: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How much of an encoder came from a checkpoint: state-dict entries, and parameters counted once."""
+    """How much of an encoder came from a checkpoint: state-dict entries, and parameters counted once; and where it comes from."""
 
     entries: int
     parameters: int
     input_channels: int
+    provenance: Mapping[str, Any]
 
     def __str__(self) -> str:
         return (
@@ -90,7 +91,7 @@ def load_encoder(encoder: nn.Module, path: Path, input_channels: int) -> LoadRep
     _check(path, weights, wanted)
     encoder.load_state_dict(weights, strict=True)
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    return LoadReport(len(weights), parameters, input_channels)
+    return LoadReport(len(weights), parameters, input_channels, content.get("provenance", {}))
 
 
 def _encoder_weights(weights: Mapping[str, Tensor], plan: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 
 from detpretrain.errors import InputError
 from detpretrain.files import atomic_path
+
+UNSUPPORTED = re.compile(r"Unsupported (?:global|class|operand)[^\w]+(?:GLOBAL )?([\w.]+)")
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -24,15 +27,17 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         InputError: missing, corrupted, or holding objects other than tensors and plain data.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: file not found") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: not loadable without running code from it ({reason}): save it again as plain tensors"
-        ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise InputError(
-            f"{path}: not a readable checkpoint ({str(error).splitlines()[0]}): make or download it again"
-        ) from None
+    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        if isinstance(error, pickle.UnpicklingError) and (code := UNSUPPORTED.search(str(error))):
+            raise InputError(
+                f"{path}: holds {code[1]}, which cannot be loaded without running code from the file: save it again as "
+                "plain tensors"
+            ) from None
+        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        raise InputError(f"{path}: not a readable checkpoint ({reason}): make or download it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not a mapping: give a checkpoint file")
+    return content

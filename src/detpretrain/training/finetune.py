@@ -16,7 +16,7 @@ from detpretrain.detectors.contract import Targets
 from detpretrain.detectors.factory import build_detector
 from detpretrain.evaluation import metrics
 from detpretrain.evaluation.cases import Case
-from detpretrain.files import read_json
+from detpretrain.files import digest, read_json
 from detpretrain.loading import augmentation, batches
 from detpretrain.loading.patches import Patches
 from detpretrain.tasks import read_splits
@@ -39,6 +39,8 @@ class Cell:
         fold, seed: of the cell.
         checkpoint: a pre-trained encoder, None = from scratch.
         signature: recipe hash of the cell.
+
+    A state of the cell is resumed only with the same signature and the same input files.
     """
 
     name: str
@@ -64,9 +66,11 @@ def finetune(
         plan = index["plan"]
         torch.manual_seed(seeds.derive(cell.seed, cell.name, "initialisation"))
         detector = build_detector(cell.detector, cell.backbone, plan)
+        inputs, pretrained = [preprocessed / "index.json", splits], None
         if cell.checkpoint is not None:
             report = adaptation.load_encoder(detector.encoder, cell.checkpoint, plan["channels"])
             print(f"{cell.checkpoint}: {report}", flush=True)
+            inputs, pretrained = [*inputs, cell.checkpoint], report.provenance
         data = _DetectionData(
             cell, recipe, preprocessed, index, read_splits(splits)[cell.fold], device, runtime.workers
         )
@@ -78,13 +82,14 @@ def finetune(
             seed=(cell.seed, cell.name),
             device=device,
             work=work,
-            signature=cell.signature,
+            signature=f"{cell.signature}-{digest(inputs)}",
         )
         rows = fit(run, runtime.budget_minutes)
         record = provenance.record(
             cell.signature,
-            ["detpretrain.training.finetune", cell.detector["class"].rpartition(".")[0]],
+            ["detpretrain.training.finetune", *provenance.class_modules(cell.detector, cell.backbone, cell.recipe)],
             seed=cell.seed,
+            pretrain=pretrained,
             device=str(device),
             threads=recipe.threads,
             seconds=round(time.monotonic() - started, 1),

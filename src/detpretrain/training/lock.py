@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from detpretrain.files import write_json
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 600.0  # another host's lock without a heartbeat for this long is dead
+CLAIM_SECONDS = 60.0  # the right to remove a dead lock ends after this
 
 
 class CellLock:
@@ -33,14 +35,8 @@ class CellLock:
 
     def __enter__(self) -> CellLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                break
-            except FileExistsError:
-                self._remove_if_dead()
-        with os.fdopen(descriptor, "w") as handle:
-            json.dump(_identity(), handle)
+        while not self._take():
+            self._remove_if_dead()
         self._beat = threading.Thread(target=self._heartbeat, daemon=True)
         self._beat.start()
         return self
@@ -49,7 +45,20 @@ class CellLock:
         self._stop.set()
         if self._beat is not None:
             self._beat.join()
-        self.path.unlink(missing_ok=True)
+        if self._is_ours():
+            self.path.unlink(missing_ok=True)
+
+    def _take(self) -> bool:
+        """Puts our lock in place unless there is one; a link appears with its content, so nobody reads half a lock."""
+        ours = self.path.with_name(f"lock-{socket.gethostname()}-{os.getpid()}.json")
+        write_json(ours, _identity())
+        try:
+            os.link(ours, self.path)
+        except FileExistsError:
+            return False
+        finally:
+            ours.unlink()
+        return True
 
     def _remove_if_dead(self) -> None:
         holder = read_holder(self.path)
@@ -60,29 +69,57 @@ class CellLock:
                 f"{self.path}: process {holder['pid']} on {holder['host']} is training this cell: wait for it, or end it "
                 "and run again"
             )
-        # rename first: of two that find the dead lock, one moves it and the other starts over
-        grave = self.path.with_name(f"lock-dead-{os.getpid()}.json")
+        # Of several that find the same dead lock, one may remove it, and only if it is still that one: another may have
+        # removed it and taken the cell since.
+        claim = self.path.with_name("lock-{host}-{pid}-{started}.dead".format_map(holder))
         try:
-            os.rename(self.path, grave)
-            grave.unlink()
-        except FileNotFoundError:
-            pass
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            _forget_old(claim)
+            time.sleep(0.1)
+            return
+        try:
+            if _same(read_holder(self.path), holder):
+                self.path.unlink(missing_ok=True)
+        finally:
+            claim.unlink(missing_ok=True)
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            write_json(self.path, _identity())
+            try:
+                if self._is_ours():
+                    write_json(self.path, _identity())
+            except OSError as error:  # a full disk for a minute is no reason to look dead for the rest of a week
+                print(f"{self.path}: heartbeat not written ({error.strerror})", file=sys.stderr, flush=True)
+
+    def _is_ours(self) -> bool:
+        return _same(read_holder(self.path), _identity())
 
 
 def read_holder(path: Path) -> dict[str, Any] | None:
-    """The lock's content, None when it has just gone; an unreadable (half-written) one counts as held by nobody."""
-    for _ in range(5):
-        try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            return None
-        except json.JSONDecodeError:
-            time.sleep(0.2)  # its owner may be writing it
+    """The lock's content, None when it has just gone; one that is not a lock's content counts as held by nobody."""
+    try:
+        holder = json.loads(path.read_text())
+        if all(key in holder for key in ("host", "pid", "started")):
+            return holder
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+        pass
     return {"host": socket.gethostname(), "pid": -1, "started": 0.0, "job": None}
+
+
+def _same(holder: dict[str, Any] | None, other: dict[str, Any]) -> bool:
+    return holder is not None and all(holder[key] == other[key] for key in ("host", "pid", "started"))
+
+
+def _forget_old(claim: Path) -> None:
+    """Removes a claim whose owner must have died while it held it: it takes milliseconds."""
+    try:
+        if time.time() - claim.stat().st_mtime > CLAIM_SECONDS:
+            claim.unlink()
+    except FileNotFoundError:
+        pass
 
 
 def is_alive(holder: dict[str, Any], path: Path) -> bool:

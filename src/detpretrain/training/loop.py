@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Run:
         validate: ``validate(model)`` -> metrics of one epoch; it sees the last weights.
         seed: parts of the run's seed; every step reseeds torch from it.
         work: folder for the resumable state and for logs, not a declared result.
-        signature: what a state must agree on to be resumed (the recipe hash).
+        signature: what a state must agree on to be resumed (recipe hash and input files).
     """
 
     model: nn.Module
@@ -66,16 +66,17 @@ def fit(run: Run, budget_minutes: float | None = None) -> list[dict[str, float]]
     """
     loop = _Loop(run)
     deadline = time.monotonic() + 60 * budget_minutes if budget_minutes else math.inf
-    with _terminated() as terminated:
+    with _terminated() as terminated, closing(loop.log):
         while loop.step < run.recipe.total_steps:
             loop.one_step()
-            if loop.step % run.recipe.steps_per_epoch == 0:
+            saved = loop.step % run.recipe.steps_per_epoch == 0
+            if saved:
                 loop.end_epoch()
-            elif terminated() or time.monotonic() > deadline:
-                loop.save()
-            if loop.step < run.recipe.total_steps and (terminated() or time.monotonic() > deadline):
-                loop.log.close()
-                raise Stopped(STOPPED_BY_SIGNAL if terminated() else STOPPED_BY_BUDGET)
+            status = STOPPED_BY_SIGNAL if terminated() else STOPPED_BY_BUDGET if time.monotonic() > deadline else None
+            if status and loop.step < run.recipe.total_steps:
+                if not saved:
+                    loop.save()
+                raise Stopped(status)
     loop.finish()
     return loop.log.rows
 
@@ -170,7 +171,6 @@ class _Loop:
     def finish(self) -> None:
         if self.average is not None:
             self.model.load_state_dict(self.average, strict=False)
-        self.log.close()
 
     def _resume(self) -> None:
         path = self.run.work / "last.pth"
@@ -178,7 +178,8 @@ class _Loop:
             return
         state = checkpoints.load(path, self.run.device)
         if state["signature"] != self.run.signature:
-            # an older recipe's state is of no use to this one, and its result would be a mixture
+            # a state of another recipe or of other input is of no use to this run: its result would be a mixture
+            print(f"{path}: of another recipe or other input, discarded", flush=True)
             path.unlink()
             return
         self.model.load_state_dict(state["model"])
@@ -210,6 +211,9 @@ class _Loop:
     def _check_finite(self) -> None:
         means = self._means() if self.sums else {}
         bad = [name for name, value in means.items() if not math.isfinite(value)]
+        # one bad gradient ruins the weights while the loss that was computed before it still looks well
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+            bad.append("a weight")
         if bad:
             raise InputError(
                 f"{self.run.work}: {', '.join(bad)} is not finite before step {self.step}: lower the learning rate or set "

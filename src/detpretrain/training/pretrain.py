@@ -13,7 +13,7 @@ from torch import nn
 
 from detpretrain import provenance, seeds
 from detpretrain.build import build
-from detpretrain.files import read_json
+from detpretrain.files import digest, read_json
 from detpretrain.loading import augmentation, batches
 from detpretrain.loading.patches import Patches
 from detpretrain.models.factory import build_backbone
@@ -70,12 +70,12 @@ def pretrain(
             seed=(job.seed, job.name),
             device=device,
             work=work,
-            signature=job.signature,
+            signature=f"{job.signature}-{digest([preprocessed / 'index.json', splits])}",
         )
         rows = fit(run, runtime.budget_minutes)
         record = provenance.record(
             job.signature,
-            ["detpretrain.training.pretrain", job.method["class"].rpartition(".")[0]],
+            ["detpretrain.training.pretrain", *provenance.class_modules(job.method, job.backbone, job.recipe)],
             seed=job.seed,
             device=str(device),
             threads=recipe.threads,

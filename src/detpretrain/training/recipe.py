@@ -64,11 +64,29 @@ class Recipe:
             recipe = cls(**entry)
         except TypeError as error:
             raise InputError(f"recipe {name}: {error}") from None
+        _check_numbers(name, entry)
+        for key in ("epochs", "steps_per_epoch", "validation_steps", "batch_size", "accumulate", "threads"):
+            if not isinstance(getattr(recipe, key), int) or getattr(recipe, key) < 1:
+                raise InputError(f"recipe {name}: {key} {getattr(recipe, key)!r}: use a whole number of at least 1")
+        if recipe.clip_norm is not None and not recipe.clip_norm > 0:
+            raise InputError(
+                f"recipe {name}: clip_norm {recipe.clip_norm!r}: use a positive number, or none to not clip"
+            )
         if recipe.precision not in PRECISIONS:
             raise InputError(f"recipe {name}: precision {recipe.precision!r}: use one of {', '.join(PRECISIONS)}")
         if recipe.batch_size % recipe.accumulate:
             raise InputError(
                 f"recipe {name}: batch_size {recipe.batch_size} is not divisible by accumulate {recipe.accumulate}"
+            )
+        for key, build_part in (("averaging", recipe.build_averaging), ("augmentation", recipe.build_augmentation)):
+            try:
+                build_part()
+            except TypeError as error:
+                raise InputError(f"recipe {name}: {key}: {error}") from None
+        if recipe.averaging and not 0 <= recipe.averaging["start_epoch"] < recipe.epochs:
+            raise InputError(
+                f"recipe {name}: averaging starts at epoch {recipe.averaging['start_epoch']} of {recipe.epochs}, from 0: "
+                "it would never run"
             )
         return recipe
 
@@ -102,3 +120,16 @@ class Recipe:
                 {"params": [p for p in trainable if id(p) in norms], "weight_decay": 0.0},
             ]
         return build({**self.optimizer, "lr": self.build_schedule()(0, self.steps_per_epoch)}, params=groups)
+
+
+def _check_numbers(name: str, value: Any, place: str = "") -> None:
+    """YAML reads 1e-3 as text, which would fail far from here."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_numbers(name, item, f"{place}{key} ")
+    elif isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return
+        raise InputError(f"recipe {name}: {place}{value!r} is text: write {number!r}, without quotes and with a point")

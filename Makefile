@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all their own set-up: they need Python 3.11 and nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: demo test lint format smoke real-mr clean-venv
+
+demo: $(STAMP)
+	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES)
+	@cat results/demo/report/main_table.md
+	@echo
+	@echo "table:   results/demo/report/main_table.md (.csv, .tex)"
+	@echo "figures: results/demo/report/*.png"
+	@echo "report:  results/demo/report/report.html"
+
+test: $(STAMP)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+smoke: $(STAMP)
+	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES) --configfile config/smoke.yaml
+
+# the real MR volumes of DETPRETRAIN_REAL_DATA (config/README.md)
+real-mr: $(STAMP)
+	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES) --configfile config/real_mr.yaml
+
+# pip alone takes a CPU build of torch 2.13.0 where one is offered; the pins are exact, constraints.txt holds the rest
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "'$(PYTHON)' is not Python 3.11: install it, or call make PYTHON=/path/to/python3.11"; exit 1; }
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean-venv:
+	rm -rf $(VENV)
