@@ -2,7 +2,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 from typer.testing import CliRunner
 
 from detpretrain.cli import app
@@ -70,6 +73,49 @@ def test_luna16(tmp_path):
     refused = detpretrain("luna16", *options, tmp_path / "absent.csv")
     assert refused.exit_code == 1
     assert refused.stderr == f"error: {tmp_path / 'absent.csv'}: file not found: check the path\n"
+
+
+@pytest.fixture
+def task(tmp_path):
+    root = tmp_path / "task"
+    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        (root / "raw_splitted" / folder).mkdir(parents=True)
+    (root / "dataset.json").write_text(json.dumps({"labels": {"0": "lesion"}, "modalities": {"0": "MR"}}))
+    instances = np.zeros((6, 7, 8), np.uint8)
+    instances[2:4, 2:4, 2:4] = 1
+    for case, suffix in (("a", "Tr"), ("b", "Tr"), ("c", "Ts")):
+        raw = root / "raw_splitted"
+        sitk.WriteImage(sitk.GetImageFromArray(instances * 9), str(raw / f"images{suffix}" / f"{case}_0000.nii.gz"))
+        sitk.WriteImage(sitk.GetImageFromArray(instances), str(raw / f"labels{suffix}" / f"{case}.nii.gz"))
+        (raw / f"labels{suffix}" / f"{case}.json").write_text('{"instances": {"1": 0}}')
+    return root
+
+
+def test_task_validate(task):
+    good = detpretrain("task", "validate", task)
+    assert (good.exit_code, good.stdout, good.stderr) == (0, "no problems: 3 cases\n", "")
+    (task / "raw_splitted" / "labelsTr" / "a.json").unlink()
+    (task / "raw_splitted" / "labelsTs" / "c.json").write_text('{"instances": {"1": 4}}')
+    bad = detpretrain("task", "validate", task)
+    assert bad.exit_code == 1
+    assert bad.stdout == ""
+    words = " ".join(bad.stderr.replace("│", " ").split())
+    assert "problems found: 2" in words
+    assert "label without json" in words
+    assert detpretrain("task", "validate", task / "absent").exit_code == 1
+
+
+def test_checkpoint_inspect(tmp_path):
+    plan = {"dataset": "d", "channels": 1, "modalities": ["CT"], "classes": 1, "patch": [8, 8, 8], "spacing": [1, 1, 1]}
+    content = {"weights": {"encoder.w": torch.zeros(2, 3)}, "detector": {"class": "x.Y"}, "plan": plan}
+    torch.save(content, tmp_path / "model.pth")
+    result = detpretrain("checkpoint", "inspect", tmp_path / "model.pth")
+    assert result.exit_code == 0
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["kind"] == "detector"
+    assert (lines["parameters"], lines["patch"]) == ("6", "[8, 8, 8]")
+    refused = detpretrain("checkpoint", "inspect", tmp_path / "absent.pth")
+    assert (refused.exit_code, refused.stderr) == (1, f"error: {tmp_path / 'absent.pth'}: file not found\n")
 
 
 def test_help_imports_nothing_heavy():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ def locate(path: str) -> Any:
     Raises:
         InputError: the module does not import or has no such attribute.
     """
-    module_name, _, name = path.rpartition(".")
+    module_name, _, name = str(path).rpartition(".")
     if not module_name:
         raise InputError(f"class {path!r}: not a dotted path: write package.module.Name")
     try:
@@ -38,12 +39,23 @@ def build(entry: Mapping[str, Any], **arguments: Any) -> Any:
         raise InputError(f"configuration entry {dict(entry)!r} names no class: add class: package.module.Name")
     target = locate(entry["class"])
     own = {key: _built(value) for key, value in entry.items() if key != "class"}
+    twice = sorted(own.keys() & arguments.keys())
+    if twice:
+        raise InputError(f"class {entry['class']}: {twice[0]} is not for a configuration to set: remove it")
+    _check_arguments(entry["class"], target, own | arguments)
+    return target(**own, **arguments)
+
+
+def _check_arguments(path: str, target: Any, arguments: Mapping[str, Any]) -> None:
+    """Looks at the signature instead of catching what the call raises, which may be a defect of the class."""
     try:
-        return target(**own, **arguments)
+        signature = inspect.signature(target)
+    except ValueError:  # some classes written in C have none
+        return
+    try:
+        signature.bind(**arguments)
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise InputError(f"class {entry['class']}: {error}") from error
+        raise InputError(f"class {path}: {error}: known are {', '.join(signature.parameters)}") from None
 
 
 def _built(value: Any) -> Any:

@@ -105,7 +105,9 @@ def predict(
         Format.JSON
     ),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    min_score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Detections below are left out.")] = 0.0,
+    min_score: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Detections below are left out; 0 keeps all, some 100 a case.")
+    ] = 0.0,
     postprocessing: Annotated[
         Path | None, typer.Option(help="postprocessing.json of the model's row; nnDetection's defaults without it.")
     ] = None,
@@ -116,6 +118,8 @@ def predict(
     """Detections in images that the study never saw."""
     if fold is not None and postprocessing is None:
         raise InputError("--fold: chooses from a postprocessing.json: give --postprocessing FILE too")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: is a file: give a folder")
     import torch
 
     from detpretrain.evaluation.ensemble import PostProcessing
@@ -146,7 +150,7 @@ def task_validate(
 
     problems = task_validation.validate(folder, workers)
     if problems:
-        task_validation.print_problems(problems, title=f"{folder}: {len(problems)} problems")
+        task_validation.print_problems(problems, title=f"{folder}: problems found: {len(problems)}")
         raise typer.Exit(1)
     found = Task.read(folder)
     print(f"no problems: {sum(len(found.cases(test_set)) for test_set in found.test_sets)} cases")
@@ -175,7 +179,7 @@ def checkpoint_inspect(
     from detpretrain.training.inspection import inspect
 
     for name, value in inspect(path).items():
-        print(f"{name:<14}{value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+        print(f"{name:<14}{value if isinstance(value, str) else json.dumps(value)}")
 
 
 def _give(result: dict[str, Any], output: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -30,16 +31,14 @@ def _rows(study: Study, states: list[CellState]) -> Table:
     for state in states:
         cell = state.cell
         counts[Row(cell.dataset, cell.detector, cell.init, cell.seed)][state.state] += 1
-    table = Table(title=f"study {study.name}: cells")
-    for heading in ("data set", "detector", "initialisation"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("seed", *STATES):
-        table.add_column(heading, justify="right")
-    table.add_column("consolidated")
+    table = Table(title=f"study {study.name}: cells", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("row", overflow="fold")
+    for heading in STATES:
+        table.add_column(heading, justify="right", max_width=7)
+    table.add_column("pooled")
     for row, found in counts.items():
-        made = (study.folder / "rows" / row.path / "metrics.json").exists()
-        numbers = [str(found[state]) for state in STATES]
-        table.add_row(row.dataset, row.detector, row.init, str(row.seed), *numbers, "yes" if made else "no")
+        pooled = (study.folder / "rows" / row.path / "metrics.json").exists()
+        table.add_row(row.path.replace("/", " "), *(str(found[state]) for state in STATES), "yes" if pooled else "no")
     return table
 
 

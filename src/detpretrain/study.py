@@ -169,11 +169,14 @@ def assemble(config: Mapping[str, Any], root: Path, source: str) -> Study:
 
 
 def merge(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """``other`` over ``base``, mappings merged, everything else replaced (as Snakemake merges config files)."""
+    """``other`` over ``base``, mappings merged, all else replaced; an empty mapping changes nothing (Snakemake's rules)."""
     merged = dict(base)
     for key, value in other.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
+        if isinstance(value, Mapping):
+            below = merged.get(key, {})
+            merged[key] = merge(below if isinstance(below, Mapping) else {}, value) if value else below
+        else:
+            merged[key] = value
     return merged
 
 

@@ -29,6 +29,7 @@ HERE = str(STUDY.folder)
 
 RUNTIME = STUDY.config["runtime"]
 LOADERS = RUNTIME.get("workers", 0)
+PROCESSES = RUNTIME.get("processes", 1)
 GPUS = RUNTIME.get("gpus", 0)
 RETRIES = 2 if "budget_minutes" in RUNTIME else 0
 FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)

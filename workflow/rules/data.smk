@@ -10,9 +10,9 @@ rule prepare:
         "<results>/logs/prepare/{dataset}.log",
     benchmark:
         "<results>/benchmarks/prepare/{dataset}.tsv"
+    priority: 20
     conda:
         "../../envs/environment.yaml"
-    priority: 20
     threads: 1
     resources:
         mem_mb=8000,
@@ -36,9 +36,9 @@ rule plan:
         "<results>/logs/plan/{dataset}-{plan}.log",
     benchmark:
         "<results>/benchmarks/plan/{dataset}-{plan}.tsv"
+    priority: 20
     conda:
         "../../envs/environment.yaml"
-    priority: 20
     threads: 1
     resources:
         mem_mb=16000,
@@ -63,10 +63,10 @@ rule preprocess:
         "<results>/logs/preprocess/{dataset}-{plan}.log",
     benchmark:
         "<results>/benchmarks/preprocess/{dataset}-{plan}.tsv"
+    priority: 20
     conda:
         "../../envs/environment.yaml"
-    priority: 20
-    threads: 2
+    threads: PROCESSES
     resources:
         mem_mb=16000,
         runtime=720,

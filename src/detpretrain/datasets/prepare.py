@@ -55,9 +55,10 @@ def prepare(dataset: str, entry: Mapping[str, Any], output: Path | str, workers:
         problems = validate_cases(writer.task, workers)
         if problems:
             print_problems(problems, f"{dataset}: {len(problems)} problems")
+            first = problems[0]
             raise InputError(
-                f"{dataset}: {len(problems)} problems in the raw data, see the table: repair the files, "
-                "or name the cases under exclude_cases with a reason"
+                f"{first.file}: {first.problem}: {first.remedy} ({len(problems)} problems, see the table; "
+                "a case is left out under exclude_cases with a reason)"
             )
         writer.finish()
         _replace(output, temporary)

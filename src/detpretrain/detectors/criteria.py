@@ -60,11 +60,10 @@ class FocalL1(nn.Module):
         labels: Sequence[Tensor],
     ) -> dict[str, Tensor]:
         classes, target_boxes = anchor_targets(matched, boxes, labels)
-        normaliser = self._normaliser((classes >= 0).sum().float())
+        positive = (classes >= 0).nonzero()[:, 0]
+        normaliser = self._normaliser(classes.new_tensor(len(positive), dtype=torch.float32))
         focal = sigmoid_focal(logits.flatten(0, 1), one_hot_labels(classes, logits.shape[-1]), self.alpha, self.gamma)
-        positive = classes >= 0
-        positive_anchors = anchors.repeat(len(matched), 1)[positive]
-        coded = box_ops.encode(target_boxes, positive_anchors)
+        coded = box_ops.encode(target_boxes, anchors[positive % len(anchors)])
         box = functional.l1_loss(deltas.flatten(0, 1)[positive], coded, reduction="sum")
         return {
             "cls": self.classification_weight * focal.sum() / normaliser,

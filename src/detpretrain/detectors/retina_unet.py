@@ -14,6 +14,7 @@ from detpretrain.detectors.anchors import AnchorGenerator
 from detpretrain.detectors.assignment import atss
 from detpretrain.detectors.contract import Detections, Targets
 from detpretrain.detectors.losses import soft_dice
+from detpretrain.errors import InputError
 from detpretrain.models import box_ops
 from detpretrain.models.fpn import UFPN
 
@@ -57,6 +58,9 @@ class RetinaUNet(nn.Module):
         dice_smooth: numerator smoothing of the Dice term; segmentation is 0.5 cross-entropy + 0.5 Dice.
         atss_candidates: positions per level and object.
         candidates, nms_iou, detections: per tile, (box, class) pairs before suppression, its threshold, and how many stay.
+
+    Raises:
+        InputError: a plan without anchors, or whose first stage is strided.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class RetinaUNet(nn.Module):
         detections: int = 100,
     ) -> None:
         super().__init__()
+        check_plan(plan)
         self.levels: Sequence[int] = plan["detection_levels"]
         self.classes: int = plan["classes"]
         self.encoder = backbone.encoder(plan["channels"])
@@ -130,6 +135,17 @@ class RetinaUNet(nn.Module):
         boxes, scores, label = boxes[valid], scores[valid], label[valid]
         kept = box_ops.nms(boxes, scores, label, self.nms_iou, keep=self.detections)
         return Detections(boxes[kept], scores[kept], label[kept])
+
+
+def check_plan(plan: Mapping[str, Any]) -> None:
+    """Raises ``InputError`` for a plan that this detector cannot be built on."""
+    if plan["anchors"] is None:
+        raise InputError(f"plan {plan['plan']} of {plan['dataset']}: no anchors: Retina U-Net needs a task with labels")
+    if max(plan["strides"][0]) > 1:
+        raise InputError(
+            f"plan {plan['plan']} of {plan['dataset']}: stride {plan['strides'][0]} into the first stage: Retina U-Net "
+            "segments at full resolution, start the strides with 1"
+        )
 
 
 def total_stride(strides: Sequence[Sequence[int]], level: int) -> list[int]:

@@ -109,7 +109,7 @@ def _rotation(geometry: Geometry) -> list[float]:
     axes = np.asarray(geometry.direction).reshape(3, 3)
     if np.linalg.det(axes) < 0:
         axes = axes * [1.0, 1.0, -1.0]
-    return [float(value) for value in axes.ravel()]
+    return [float(value) + 0.0 for value in axes.ravel()]  # no -0.0
 
 
 def _rounded(values: np.ndarray) -> list[float]:

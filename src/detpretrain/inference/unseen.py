@@ -90,7 +90,7 @@ def check(case: UnseenCase, plan: dict[str, Any]) -> None:
     if len(case.channels) != plan["channels"]:
         names = ", ".join(plan["modalities"])
         raise InputError(
-            f"{case}: {len(case.channels)} channels, the model takes {plan['channels']} ({names}): "
+            f"{case}: {len(case.channels)} channel(s), the model takes {plan['channels']} ({names}): "
             "give one file for each, with commas between"
         )
     for path in case.channels:
@@ -152,14 +152,13 @@ def read_post_processing(path: Path, fold: int | None = None) -> PostProcessing:
     """
     content = read_json(path)
     try:
-        chosen = content["test_sets"] if fold is None else content["folds"].get(str(fold))
-        known = ", ".join(content["folds"])
-    except (KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"{path}: not the postprocessing.json of a row: give results/STUDY/rows/.../that file"
-        ) from None
-    if chosen is None:
-        raise InputError(f"{path}: no fold {fold}: it has {known}")
+        folds, chosen = dict(content["folds"]), dict(content["test_sets"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: not a row's postprocessing.json: give results/STUDY/rows/.../that file") from None
+    if fold is not None:
+        if str(fold) not in folds:
+            raise InputError(f"{path}: no fold {fold}: it has {', '.join(folds) or 'none'}")
+        chosen = folds[str(fold)]
     unknown = sorted(set(chosen) - {field.name for field in fields(PostProcessing)})
     if unknown:
         raise InputError(f"{path}: unknown setting {unknown[0]!r}: consolidate the row again")

@@ -62,11 +62,15 @@ class Augmentation:
     mirror_axes: tuple[int, ...] = (0, 1, 2)
 
     def draw(self, rng: np.random.Generator, channels: int, in_plane: bool = False) -> Draws:
-        """Draws for one sample. ``in_plane``: very anisotropic patches rotate about z only, by up to 180 degrees."""
+        """Draws for one sample. ``in_plane``: very anisotropic patches rotate about z only, by up to 180 degrees.
+
+        Every transform takes its numbers from ``rng`` whether it is drawn or not, so that another probability of one leaves
+        the others as they are.
+        """
         return Draws(
             matrix=self._matrix(rng, in_plane),
             seed=int(rng.integers(2**62)),
-            noise=np.sqrt(rng.uniform(*self.noise_variance)) if rng.random() < self.noise_probability else 0.0,
+            noise=self._noise(rng),
             blur=self._blur(rng, channels),
             brightness=_factors(rng, self.brightness_probability, self.brightness, channels),
             contrast=_factors(rng, self.contrast_probability, self.contrast, channels),
@@ -85,6 +89,10 @@ class Augmentation:
         matrix = rotation(angles) if rotate else np.eye(3)
         scale = np.array([1, factor, factor] if in_plane else [factor] * 3) if zoom else np.ones(3)
         return matrix * scale
+
+    def _noise(self, rng: np.random.Generator) -> float:
+        drawn, variance = rng.random() < self.noise_probability, rng.uniform(*self.noise_variance)
+        return float(np.sqrt(variance)) if drawn else 0.0
 
     def _blur(self, rng: np.random.Generator, channels: int) -> np.ndarray:
         drawn = rng.random() < self.blur_probability

@@ -13,10 +13,15 @@ from detpretrain.loading.patches import Patches, PatchSample
 from detpretrain.models import box_ops
 
 
-def iterate(patches: Patches, first: int, steps: int, workers: int, rank: int = 0, ranks: int = 1) -> Iterator[list]:
-    """Batches ``first`` to ``steps - 1`` of this rank as lists of ``PatchSample``; the order does not depend on ``workers``."""
-    size = patches.batch_size
-    indices = [list(range(step * size + rank, (step + 1) * size, ranks)) for step in range(first, steps)]
+def iterate(
+    patches: Patches, first: int, passes: int, workers: int, accumulate: int = 1, rank: int = 0, ranks: int = 1
+) -> Iterator[list[PatchSample]]:
+    """What the forward passes ``first`` to ``passes - 1`` of this rank see; the order does not depend on ``workers``.
+
+    ``accumulate`` passes share a batch, in its order, so that their samples are those of one pass over the whole batch.
+    """
+    size = patches.batch_size // accumulate
+    indices = [list(range(number * size + rank, (number + 1) * size, ranks)) for number in range(first, passes)]
     loader = DataLoader(
         patches,
         batch_sampler=indices,
@@ -24,6 +29,7 @@ def iterate(patches: Patches, first: int, steps: int, workers: int, rank: int = 
         collate_fn=list,
         persistent_workers=False,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else it draws from the training's own, once wherever a run starts or resumes
     )
     return iter(loader)
 

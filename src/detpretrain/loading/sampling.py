@@ -26,11 +26,9 @@ def object_start(
         # min - 1 .. max + 1 in voxel centres: the object's own voxels are low + 1 .. high - 1
         low, high = int(np.floor(box[axis])) + 1, int(np.ceil(box[axis + 3]))
         size, length = shape[axis], patch[axis]
-        if high - low <= length:
-            value = int(rng.integers(high - length, low + 1))
-        else:
-            value = int(rng.integers(low, high)) - length // 2
-        free = size - length
+        fits = high - low <= length
+        first, last = (high - length, low) if fits else (low - length // 2, high - 1 - length // 2)
+        value, free = int(rng.integers(first, last + 1)), size - length
         start[axis] = np.clip(value, 0, free) if free >= 0 else free // 2
     return start
 

@@ -1,6 +1,6 @@
 """Masked autoencoding for convolutional networks: blocks of the volume are blanked, the U-Net fills them in.
 
-Recipe and details as nnssl's ``BaseMAETrainer`` (He et al., CVPR 2022, for the idea; MICCAI 2025, arXiv 2509.15947, for the study).
+Recipe and details as nnssl's ``BaseMAETrainer`` (the idea: He et al., CVPR 2022; the study: MICCAI 2025, arXiv 2509.15947).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class MAE(nn.Module):
             "Pretraining Method",
             "Masked autoencoder",
             (
-                "He, K., Chen, X., Xie, S., Li, Y., Dollár, P., & Girshick, R. (2022). Masked autoencoders are scalable vision "
-                "learners. In Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (pp. 16000-16009).",
+                "He, K., Chen, X., Xie, S., Li, Y., Dollár, P., & Girshick, R. (2022). Masked autoencoders are scalable "
+                "vision learners. In Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition "
+                "(pp. 16000-16009).",
             ),
         ),
     )
@@ -54,14 +55,21 @@ class MAE(nn.Module):
 
 
 def block_mask(shape: Sequence[int], block: int, ratio: float, seed: int) -> Tensor:
-    """Random block mask ``[D, H, W]`` float, 1 = visible; drawn on the CPU so that devices agree."""
+    """Random block mask ``[D, H, W]`` float, 1 = visible; drawn on the CPU so that devices agree.
+
+    Raises:
+        InputError: the blocks do not tile the patch, or are too few for one of them to be masked.
+    """
     if any(size % block for size in shape):
         raise InputError(f"MAE: patch {tuple(shape)} is not divisible by the block of {block}: change patch or block")
     grid = [size // block for size in shape]
     blocks = grid[0] * grid[1] * grid[2]
+    masked = int(ratio * blocks)
+    if masked == 0:
+        raise InputError(f"MAE: ratio {ratio} of {blocks} block(s) masks nothing: use smaller blocks than {block}")
     order = torch.randperm(blocks, generator=torch.Generator().manual_seed(seed))
     visible = torch.ones(blocks)
-    visible[order[: int(ratio * blocks)]] = 0
+    visible[order[:masked]] = 0
     visible = visible.view(grid)
     for axis in range(3):
         visible = visible.repeat_interleave(block, dim=axis)

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from detpretrain.errors import InputError
 from detpretrain.training import checkpoints
 
+# of the plan, what loading an encoder needs
+KEYS_READ = ("key_to_encoder", "key_to_stem", "keys_to_in_proj", "pretrain_num_input_channels")
+
 
 def adaptation_plan(backbone: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
     """``nnssl_adaptation_plan`` for a network of this backbone, pre-trained on single-channel patches of this corpus plan."""
@@ -81,6 +84,9 @@ def load_encoder(encoder: nn.Module, path: Path, input_channels: int) -> LoadRep
     if missing:
         raise InputError(f"{path}: no {missing[0]}: this is not a checkpoint in the adaptation-plan format")
     plan = content["nnssl_adaptation_plan"]
+    missing = [key for key in KEYS_READ if key not in plan]
+    if missing:
+        raise InputError(f"{path}: nnssl_adaptation_plan has no {missing[0]}: write the checkpoint's plan again")
     weights = _encoder_weights(content["network_weights"], plan)
     projections = [_without_root(key, plan["key_to_encoder"]) + ".weight" for key in plan["keys_to_in_proj"]]
     repeats = input_channels // plan["pretrain_num_input_channels"]

@@ -12,7 +12,7 @@ import torch
 from detpretrain.errors import InputError
 from detpretrain.files import atomic_path
 
-UNSUPPORTED = re.compile(r"Unsupported (?:global|class|operand)[^\w]+(?:GLOBAL )?([\w.]+)")
+CODE = re.compile(r"GLOBAL ([\w.]+)")  # how torch names what it refuses to import
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -31,12 +31,14 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: file not found") from None
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
-        if isinstance(error, pickle.UnpicklingError) and (code := UNSUPPORTED.search(str(error))):
-            raise InputError(
-                f"{path}: holds {code[1]}, which cannot be loaded without running code from the file: save it again as "
-                "plain tensors"
-            ) from None
         reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            code = CODE.search(str(error))
+            if code:
+                raise InputError(
+                    f"{path}: holds {code[1]}, which is code and is not run from a file: save it again as plain tensors"
+                ) from None
+            reason = "not a pickle of tensors"
         raise InputError(f"{path}: not a readable checkpoint ({reason}): make or download it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a mapping: give a checkpoint file")

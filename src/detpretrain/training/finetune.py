@@ -138,7 +138,7 @@ class _DetectionData:
                 preprocessed,
                 [records[case] for case in fold[part]],
                 self.patch,
-                recipe.batch_size // recipe.accumulate,
+                recipe.batch_size,
                 (cell.seed, cell.name, part),
                 draws,
                 recipe.object_fraction,
@@ -150,20 +150,21 @@ class _DetectionData:
 
     def training_batches(self, first: int) -> Iterator[tuple]:
         passes = self.recipe.total_steps * self.recipe.accumulate
-        for samples in batches.iterate(self.training, first, passes, self.workers):
+        for samples in batches.iterate(self.training, first, passes, self.workers, self.recipe.accumulate):
             yield self._on_device(samples)
 
     def validate(self, detector: nn.Module) -> dict[str, float]:
         """Mean losses and patch-level AP@0.10 over the same validation patches every epoch; logged, never selected on."""
         sums: dict[str, float] = {}
         cases: list[Case] = []
-        steps = self.recipe.validation_steps
-        for step, samples in enumerate(batches.iterate(self.validation, 0, steps, self.workers)):
+        passes = self.recipe.validation_steps * self.recipe.accumulate
+        stream = batches.iterate(self.validation, 0, passes, self.workers, self.recipe.accumulate)
+        for step, samples in enumerate(stream):
             images, targets = self._on_device(samples)
             losses = detector(images, targets)
             losses["loss"] = torch.stack(list(losses.values())).sum()
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / steps
+                sums[name] = sums.get(name, 0.0) + float(value) / passes
             cases += patch_cases(step, detector.predict(images), targets)
         scores = metrics.evaluate(cases, self.classes)
         return {**sums, "ap": scores["AP@0.10"] or 0.0}

@@ -46,16 +46,16 @@ def _pretrained(content: Mapping[str, Any]) -> dict[str, Any]:
     plan, weights = content["nnssl_adaptation_plan"], content["network_weights"]
     prefixes = tuple(f"{plan[key]}." for key in ("key_to_encoder", "key_to_stem") if plan.get(key))
     encoder = count({name: tensor for name, tensor in weights.items() if name.startswith(prefixes)})
-    architecture, trained = plan["architecture_plans"], plan.get("pretrain_plan", {})
+    architecture, trained = plan.get("architecture_plans") or {}, plan.get("pretrain_plan") or {}
     configurations = trained.get("configurations", {})
     return {
         "kind": "pre-trained network with an adaptation plan",
-        "architecture": {"class": architecture["arch_class_name"], **(architecture.get("arch_kwargs") or {})},
+        "architecture": {"class": architecture.get("arch_class_name"), **(architecture.get("arch_kwargs") or {})},
         **count(weights),
         "encoder": encoder,
         "corpus": trained.get("dataset_name"),
-        "channels": plan["pretrain_num_input_channels"],
-        "patch": plan["recommended_downstream_patchsize"],
+        "channels": plan.get("pretrain_num_input_channels"),
+        "patch": plan.get("recommended_downstream_patchsize"),
         "spacing": {name: value.get("spacing") for name, value in configurations.items()},
         "citations": [f"{entry.get('type')}: {entry.get('name')}" for entry in content.get("citations") or []],
         "provenance": content.get("provenance"),

@@ -39,7 +39,7 @@ class Run:
         model: called as ``model(*batch)``, returns losses by name (scalars, summed).
         batches: ``batches(first_pass)`` iterates over the training batches from that forward pass on.
         validate: ``validate(model)`` -> metrics of one epoch; it sees the last weights.
-        seed: parts of the run's seed; every step reseeds torch from it.
+        seed: parts of the run's seed; every forward pass reseeds torch from it.
         work: folder for the resumable state and for logs, not a declared result.
         signature: what a state must agree on to be resumed (recipe hash and input files).
     """
@@ -115,11 +115,12 @@ class _Loop:
             rate = self.schedule(self.step, recipe.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(seeds.derive(*self.run.seed, "step", self.step))
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        for _ in range(recipe.accumulate):
+        for part in range(recipe.accumulate):
             batch = next(self.stream)
+            # after the batch: a loader draws from torch's generator when it starts, and a resumed run starts one elsewhere
+            torch.manual_seed(seeds.derive(*self.run.seed, "step", self.step, part))
             with self.autocast:
                 losses = self.model(*batch)
             total = torch.stack(list(losses.values())).sum()

@@ -109,7 +109,7 @@ class _CorpusData:
                 preprocessed,
                 [records[case] for case in split[part]],
                 self.patch,
-                recipe.batch_size // recipe.accumulate,
+                recipe.batch_size,
                 (job.seed, job.name, part),
                 draws,
                 object_fraction=0.0,
@@ -121,18 +121,18 @@ class _CorpusData:
 
     def training_batches(self, first: int) -> Iterator[tuple]:
         passes = self.recipe.total_steps * self.recipe.accumulate
-        for samples in batches.iterate(self.training, first, passes, self.workers):
+        for samples in batches.iterate(self.training, first, passes, self.workers, self.recipe.accumulate):
             yield self._on_device(samples)
 
     def validate(self, method: nn.Module) -> dict[str, float]:
         """Mean losses over the same patches and views every epoch."""
         sums: dict[str, float] = {}
-        steps = self.recipe.validation_steps
-        for samples in batches.iterate(self.validation, 0, steps, self.workers):
+        passes = self.recipe.validation_steps * self.recipe.accumulate
+        for samples in batches.iterate(self.validation, 0, passes, self.workers, self.recipe.accumulate):
             losses = method(*self._on_device(samples))
             losses["loss"] = torch.stack(list(losses.values())).sum()
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / steps
+                sums[name] = sums.get(name, 0.0) + float(value) / passes
         return sums
 
     def _on_device(self, samples: list) -> tuple[torch.Tensor, list[int]]:

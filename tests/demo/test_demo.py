@@ -1,0 +1,114 @@
+"""What the numbers of a finished demo study are worth. Needs `make demo`; run by `make demo-check`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detpretrain import volumes
+from detpretrain.detectors.factory import build_detector
+from detpretrain.evaluation import baselines, matches, metrics
+from detpretrain.evaluation.cases import Case
+from detpretrain.evaluation.ensemble import PostProcessing, merge
+from detpretrain.files import read_json
+from detpretrain.inference.predict import InferenceSettings, predict_case
+from detpretrain.inference.scoring import Truth
+from detpretrain.preprocessing.restore import boxes_to_original
+from detpretrain.preprocessing.store import read_case
+from detpretrain.tasks import Task
+from detpretrain.training import checkpoints
+
+pytestmark = pytest.mark.demo
+
+RESULTS = Path("results")
+TASK = RESULTS / "data" / "phantom_nodules" / "task"
+SCRATCH = Path("phantom_nodules") / "retina_unet_resenc" / "scratch"
+CELL = RESULTS / "demo" / "cells" / SCRATCH / "fold0-seed0"
+
+
+@pytest.fixture(scope="module")
+def row():
+    path = RESULTS / "demo" / "rows" / SCRATCH / "seed0" / "matches.parquet"
+    assert path.exists(), f"{path} is missing: run `make demo` first"
+    return matches.read(path)
+
+
+@pytest.fixture(scope="module")
+def scored(row) -> list[Case]:
+    """Cases of the scratch row, boxes in mm along the image axes."""
+    return matches.cases(row)
+
+
+@pytest.fixture(scope="module")
+def random_ap(scored) -> float:
+    """AP@0.10 of random boxes: training-like sizes, anywhere, 100 per case; mean of 20 draws."""
+    table = Task.read(TASK).case_table().set_index("case")
+    sizes = np.concatenate([case.gt_boxes[:, 3:] - case.gt_boxes[:, :3] for case in scored])
+    scores = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        drawn = []
+        for case in scored:
+            facts = table.loc[case.image_id]
+            extent = tuple(facts[f"shape_{axis}"] * facts[f"spacing_{axis}"] for axis in "zyx")
+            boxes, confidence = baselines.random_boxes(extent, sizes, 100, rng)
+            drawn.append(with_detections(case, boxes, confidence))
+        scores.append(ap(drawn))
+    return float(np.mean(scores))
+
+
+def test_scratch_lands_in_the_useful_range(scored):
+    assert sum(len(case.gt_boxes) for case in scored) >= 60
+    assert 0.5 <= ap(scored) <= 0.9
+
+
+def test_thresholding_stays_below(scored):
+    task, truth = Task.read(TASK), Truth.read(TASK)
+    images = {case.image_id: volumes.read(task.image_paths(case.image_id)[0])[0] for case in scored}
+    best = 0.0
+    for threshold in (-820.0, -800.0, -780.0, -760.0, -740.0, -720.0, -700.0):
+        found = []
+        for case in scored:
+            boxes, confidence = baselines.threshold_baseline(images[case.image_id], threshold=threshold)
+            found.append(truth.scored(case.image_id, boxes, confidence, np.zeros(len(boxes), dtype=np.int64)))
+        best = max(best, ap(found))
+    print(f"thresholding: {best:.3f}")
+    assert best < 0.3
+
+
+def test_shuffled_truth_is_no_better_than_random_boxes(scored, random_ap):
+    shuffled = [
+        replace(case, gt_boxes=other.gt_boxes, gt_labels=other.gt_labels, gt_ignore=other.gt_ignore, gt_ids=other.gt_ids)
+        for case, other in zip(scored, scored[1:] + scored[:1], strict=True)
+    ]
+    print(f"shuffled truth: {ap(shuffled):.4f}, random boxes: {random_ap:.4f}")
+    assert ap(shuffled) < 2 * random_ap
+
+
+def test_untrained_network_is_no_better_than_random_boxes(scored, random_ap):
+    content = checkpoints.load(CELL / "model.pth")
+    torch.manual_seed(0)
+    detector = build_detector(content["detector"], content["backbone"], content["plan"]).eval()
+    truth, folder = Truth.read(TASK), RESULTS / "data" / "phantom_nodules" / content["plan"]["plan"] / "preprocessed"
+    settings = InferenceSettings(mirror_axes=(), overlap=0.25, tile_batch=8)
+    found = []
+    for record in read_json(folder / "index.json")["cases"]:
+        case = read_case(folder, record["case"])
+        patch, shape = content["plan"]["patch"], tuple(case.properties["shape"])
+        raw = predict_case(detector, case.data[...], patch, settings, torch.device("cpu"), torch.bfloat16)
+        boxes, confidence, labels = merge(raw, 1, shape, PostProcessing())
+        found.append(truth.scored(record["case"], boxes_to_original(boxes, case.properties), confidence, labels))
+    print(f"untrained: {ap(found):.4f}, random boxes: {random_ap:.4f}")
+    assert ap(found) < 2 * random_ap
+
+
+def ap(cases: list[Case]) -> float:
+    return metrics.evaluate(cases, 1)["AP@0.10"]
+
+
+def with_detections(case: Case, boxes: np.ndarray, scores: np.ndarray) -> Case:
+    return replace(case, pred_boxes=boxes, pred_scores=scores, pred_labels=np.zeros(len(boxes), dtype=np.int64))

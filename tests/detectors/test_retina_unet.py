@@ -1,0 +1,237 @@
+import itertools
+
+import pytest
+import torch
+
+from detpretrain.detectors.anchors import AnchorGenerator
+from detpretrain.detectors.contract import Targets
+from detpretrain.detectors.criteria import FocalL1, SampledBceGiou
+from detpretrain.detectors.retina_unet import DenseHead, RetinaUNet, check_plan, segmentation_losses, total_stride
+from detpretrain.errors import InputError
+from detpretrain.models import box_ops
+from detpretrain.models.resenc import ResEnc
+
+STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+PATCH = (8, 16, 12)
+
+
+def make_detector(criterion=None, channels=1, classes=2, levels=(1, 2), **arguments):
+    torch.manual_seed(0)
+    plan = {
+        "strides": STRIDES,
+        "kernels": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "detection_levels": list(levels),
+        "anchors": {"z": [2, 3, 4], "y": [3, 5, 7], "x": [3, 4, 6]},
+        "classes": classes,
+        "channels": channels,
+    }
+    backbone = ResEnc([4, 6, 8], [1, 1, 1], plan["strides"], plan["kernels"])
+    small = {"pyramid_channels": 16, "head_channels": 16}
+    return RetinaUNet(backbone=backbone, plan=plan, criterion=criterion or FocalL1(), **small | arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"anchors": None}, "no anchors"), ({"strides": [[1, 2, 2], [2, 2, 2], [2, 2, 2]]}, "into the first stage")],
+)
+def test_a_plan_that_does_not_fit_is_an_input_error(change, message):
+    with pytest.raises(InputError, match=f"plan small of phantoms.*{message}"):
+        check_plan({"plan": "small", "dataset": "phantoms", "anchors": {}, "strides": STRIDES} | change)
+
+
+def images_of(batch, channels=1, seed=0):
+    return torch.randn(batch, channels, *PATCH, generator=torch.Generator().manual_seed(seed))
+
+
+def targets_of(*objects):
+    """Targets of a batch: per image a list of (box in whole voxels, class)."""
+    foreground = torch.zeros(len(objects), *PATCH, dtype=torch.bool)
+    for image, found in enumerate(objects):
+        for (z1, y1, x1, z2, y2, x2), _ in found:
+            foreground[image, z1 + 1 : z2, y1 + 1 : y2, x1 + 1 : x2] = True
+    boxes = [torch.tensor([box for box, _ in found]).float().view(-1, 6) for found in objects]
+    return Targets(boxes, [torch.tensor([c for _, c in found], dtype=torch.int64) for found in objects], foreground)
+
+
+ONE, OTHER = ((1, 2, 2, 5, 8, 8), 0), ((2, 9, 5, 7, 15, 11), 1)
+BATCHES = {"empty": ([], []), "one": ([ONE], []), "several": ([ONE, OTHER], [OTHER])}
+
+
+def test_outputs_of_a_head_belong_to_the_anchors_of_the_grid():
+    """A single bright position, and one output channel that looks at it: the row must be the anchor of that place and shape."""
+    sizes = {"z": [2, 4, 6], "y": [3, 5, 7], "x": [4, 8, 10]}
+    grid = AnchorGenerator(sizes, [(1, 2, 4)]).grid([(2, 3, 4)], torch.device("cpu"))
+    head = DenseHead(channels=1, width=16, convs=0, shapes=27, outputs=2)
+    shapes = list(itertools.product(sizes["z"], sizes["y"], sizes["x"]))
+    for (z, y, x), shape, output in (((0, 0, 1), 0, 0), ((1, 2, 3), 26, 1), ((1, 0, 2), 5, 1), ((0, 2, 0), 11, 0)):
+        features = torch.zeros(1, 1, 2, 3, 4)
+        features[0, 0, z, y, x] = 1
+        with torch.no_grad():
+            head.out.weight.zero_()
+            head.out.weight[shape * 2 + output, 0, 1, 1, 1] = 1
+            result = head(features)
+        assert result.shape == (1, 24 * 27, 2)
+        rows = result[0, :, output].nonzero()[:, 0].tolist()
+        assert len(rows) == 1
+        assert not result[0, :, 1 - output].any()
+        anchor = grid.boxes[rows[0]]
+        assert ((anchor[:3] + anchor[3:]) / 2).tolist() == [z, 2 * y, 4 * x]
+        assert (anchor[3:] - anchor[:3]).tolist() == list(shapes[shape])
+
+
+def test_anchors_and_predictions_of_all_levels_have_one_order():
+    detector = make_detector()
+    maps = detector.neck(detector.encoder(images_of(1)))
+    logits, deltas = detector._heads(maps)
+    grid = detector._grid(maps, torch.device("cpu"))
+    assert logits.shape == (1, len(grid.boxes), 2)
+    assert deltas.shape == (1, len(grid.boxes), 6)
+    first = detector.classifier(maps[1])
+    assert torch.equal(logits[:, : first.shape[1]], first)
+    assert [len(positions) for positions in grid.positions] == [8 * 8 * 6, 4 * 4 * 3]
+    # deltas carry one learnt scale per level
+    with torch.no_grad():
+        detector.level_scale.copy_(torch.tensor([2.0, 3.0]))
+    rescaled = detector._heads(maps)[1]
+    split = first.shape[1]
+    torch.testing.assert_close(rescaled[:, :split], deltas[:, :split] * 2)
+    torch.testing.assert_close(rescaled[:, split:], deltas[:, split:] * 3)
+
+
+def test_total_strides():
+    assert [total_stride(STRIDES, level) for level in range(3)] == [[1, 1, 1], [1, 2, 2], [2, 4, 4]]
+
+
+def test_the_plain_published_head_has_2_42_million_parameters():
+    """nnDetection v0.1: one class, two convolutions of 128 channels, 27 anchors."""
+    with torch.device("meta"):
+        heads = [DenseHead(128, 128, 2, 27, 1, -4.6), DenseHead(128, 128, 2, 27, 6)]
+    assert sum(p.numel() for head in heads for p in head.parameters()) / 1e6 == pytest.approx(2.42, abs=0.005)
+    norms = [module for module in heads[0].modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert [norm.num_channels // norm.num_groups for norm in norms] == [16, 16]
+
+
+def test_every_anchor_starts_at_the_prior_probability():
+    detector = make_detector(prior=0.01)
+    maps = detector.neck(detector.encoder(images_of(2)))
+    assert torch.sigmoid(detector._heads(maps)[0]).mean().item() == pytest.approx(0.01, rel=0.05)
+    weights = [module.weight for module in detector.regressor.modules() if isinstance(module, torch.nn.Conv3d)]
+    assert all(weight.std().item() == pytest.approx(0.01, rel=0.1) for weight in weights)
+
+
+@pytest.mark.parametrize("objects", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("criterion", [FocalL1, SampledBceGiou])
+def test_every_parameter_is_trained_with_any_number_of_objects(criterion, objects):
+    detector = make_detector(criterion())
+    losses = detector(images_of(2), targets_of(*objects))
+    assert set(losses) == {"cls", "box", "seg_ce", "seg_dice"}
+    assert all(loss.isfinite() and loss.ndim == 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert detector.encoder.stem.convs[0].conv.weight.grad.any()
+    assert (losses["box"].item() != 0) == any(objects)
+
+
+def test_four_channels():
+    detector = make_detector(channels=4)
+    losses = detector(images_of(1, channels=4), targets_of([ONE]))
+    sum(losses.values()).backward()
+    gradient = detector.encoder.stem.convs[0].conv.weight.grad
+    assert gradient.shape[1] == 4
+    assert gradient.abs().sum(dim=(0, 2, 3, 4)).all()
+
+
+def perturbed(detector, seed=1):
+    """Zero-initialised branches and tiny heads say little about the wiring: weights as after some training."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return detector
+
+
+def test_a_batch_is_its_images_one_by_one():
+    detector, images = perturbed(make_detector()).eval(), images_of(3)
+    together = detector.predict(images)
+    for image, found in zip(images, together, strict=True):
+        (alone,) = detector.predict(image[None])
+        assert len(found.scores) == len(alone.scores) > 0
+        torch.testing.assert_close(found.boxes, alone.boxes, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found.scores, alone.scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [(1, 2), (0, 1, 2), (2,)])
+def test_predictions_keep_the_contract(levels):
+    detector = perturbed(make_detector(levels=levels, detections=20)).eval()
+    for found in detector.predict(images_of(2)):
+        assert 0 < len(found.scores) <= 20
+        assert found.boxes.shape == (len(found.scores), 6)
+        assert (found.boxes.dtype, found.labels.dtype) == (torch.float32, torch.int64)
+        assert ((found.scores >= 0) & (found.scores <= 1)).all()
+        assert (found.scores.diff() <= 0).all()
+        assert set(found.labels.tolist()) <= {0, 1}
+        assert (found.boxes >= 0).all()
+        assert (found.boxes[:, 3:] <= torch.tensor(PATCH)).all()
+        assert (found.boxes[:, 3:] > found.boxes[:, :3]).all()
+        overlap = box_ops.iou(found.boxes, found.boxes) - torch.eye(len(found.boxes))
+        same = found.labels[:, None] == found.labels
+        assert (overlap[same] <= 0.6).all()
+
+
+def test_predict_needs_no_gradient_and_leaves_the_state_alone():
+    detector = make_detector().eval()
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    (found,) = detector.predict(images_of(1))
+    assert not found.boxes.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+
+
+def test_the_best_anchor_of_a_confident_classifier_is_decoded_in_its_place():
+    """One anchor far above the rest, with known deltas: the box must come out where that anchor lies."""
+    detector = make_detector()
+    anchors = detector._grid(detector.neck(detector.encoder(images_of(1))), torch.device("cpu")).boxes
+    inside = ((anchors[:, :3] > 1) & (anchors[:, 3:] < torch.tensor(PATCH) - 1)).all(dim=1).nonzero()[:, 0]
+    for index in inside[:: len(inside) // 5].tolist():
+        logits, deltas = torch.full((len(anchors), 2), -9.0), torch.zeros(len(anchors), 6)
+        logits[index, 1] = 2.0
+        deltas[index] = torch.tensor([0.0, 0.1, 0.0, 0.0, -0.2, 0.0])
+        found = detector._select(logits, deltas, anchors, torch.Size(PATCH))
+        torch.testing.assert_close(found.boxes[0], box_ops.decode(deltas[index], anchors[index]))
+        assert found.scores[0].item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
+        assert found.labels[0].item() == 1
+
+
+def test_segmentation_losses_by_hand():
+    logits = torch.zeros(1, 2, 1, 1, 2)
+    foreground = torch.tensor([[[[True, False]]]])
+    losses = segmentation_losses(logits, foreground, dice_smooth=0.0)
+    assert losses["seg_ce"].item() == pytest.approx(0.5 * 0.6931, abs=1e-4)
+    assert losses["seg_dice"].item() == pytest.approx(0.5 * (1 - 2 * 0.5 / 2), abs=1e-5)
+
+
+@pytest.mark.parametrize("criterion", [FocalL1, SampledBceGiou])
+def test_a_single_patch_can_be_learnt_by_heart(criterion):
+    """Bright boxes of two classes: after some steps both are found, in their places and with their classes."""
+    detector, targets = make_detector(criterion(), nms_iou=0.1), targets_of([ONE, OTHER])
+    images = 0.3 * images_of(1)
+    images[0, 0][targets.foreground[0]] += 3
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(detector(images, targets).values()).backward()
+        optimizer.step()
+    (found,) = detector.eval().predict(images)
+    overlap = box_ops.iou(targets.boxes[0], found.boxes[:2])
+    assert overlap.max(dim=1).values.min() > 0.4
+    assert found.labels[overlap.argmax(dim=1)].tolist() == [0, 1]
+
+
+def test_autocast_keeps_boxes_and_losses_in_full_precision():
+    detector = make_detector()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = detector(images_of(2), targets_of([ONE], [OTHER]))
+        (found,) = detector.eval().predict(images_of(1))
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert found.boxes.dtype == found.scores.dtype == torch.float32

@@ -1,0 +1,45 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from detpretrain import jobs, leaves, study
+from detpretrain.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parsed(*arguments):
+    parser = jobs.parser("a job")
+    jobs.add_study(parser)
+    jobs.add_runtime(parser)
+    return parser.parse_args(["--recipe", "abc", "--config", os.pathsep.join(["a.yaml", "b.yaml"]), *arguments])
+
+
+def test_several_study_files_keep_their_order():
+    assert parsed().config == [Path("a.yaml"), Path("b.yaml")]
+
+
+def test_command_line_overrides_the_study_s_runtime():
+    chosen = study.assemble(
+        study.merge(study.read_yaml(ROOT / "config" / "smoke.yaml"), {"runtime": {"device": "cuda:1", "workers": 3}}),
+        ROOT,
+        "x",
+    )
+    assert jobs.runtime_settings(parsed(), chosen) == {"device": "cuda:1", "workers": 3, "budget_minutes": None}
+    given = parsed("--device", "cpu", "--workers", "0", "--budget-minutes", "1.5")
+    assert jobs.runtime_settings(given, chosen) == {"device": "cpu", "workers": 0, "budget_minutes": 1.5}
+
+
+def test_job_of_another_configuration_refuses():
+    defining = {"spec": {"patch": 32}}
+    jobs.check_recipe("plan", defining, leaves.recipe("plan", defining))
+    with pytest.raises(InputError, match=r"plan: the configuration hashes to .* start snakemake again") as error:
+        jobs.check_recipe("plan", {"spec": {"patch": 33}}, leaves.recipe("plan", defining))
+    assert "\n" not in str(error.value)
+
+
+def test_recipe_is_required(capsys):
+    with pytest.raises(SystemExit):
+        jobs.parser("a job").parse_args([])
+    assert "--recipe" in capsys.readouterr().err

@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from detpretrain import provenance, status, study
+from detpretrain.cli import app
+from detpretrain.status_table import print_status
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """The configuration of this repository beside results of its own; the current directory."""
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def smoke(repository):
+    return study.load([Path("config/smoke.yaml")], repository)
+
+
+def record(smoke, cell, **changed):
+    """``metrics.json`` of a cell as a run of now would write it; ``changed``: fields of a stage's provenance."""
+    facts = {
+        stage: {"recipe": recipe, "source": provenance.source_hash(modules), **changed.get(stage, {})}
+        for stage, (recipe, modules) in status.expected(smoke, cell).items()
+    }
+    facts["finetune"]["pretrain"] = facts.get("pretrain")
+    path = smoke.folder / "cells" / cell.path / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"provenance": facts}))
+
+
+def test_states_by_row_and_what_is_not_fresh(smoke):
+    mae = [cell for cell in smoke.cells if cell.init == "mae"]
+    scratch = [cell for cell in smoke.cells if cell.init == "scratch"]
+    record(smoke, mae[0])
+    record(smoke, mae[1], pretrain={"recipe": "old"}, predict={"source": "old"})
+    record(smoke, mae[2], evaluate={"source": "old"})
+    record(smoke, scratch[0])
+    record(smoke, scratch[1])
+    row = smoke.folder / "rows" / smoke.rows[0].path / "metrics.json"
+    row.parent.mkdir(parents=True)
+    row.write_text("{}")
+    console = Console(width=120, record=True)
+    print_status(smoke, console)
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["smoke_nodules", "retina_unet_resenc", "mae", "seed0", "1", "1", "1", "0", "yes"] in lines
+    assert ["smoke_nodules", "retina_unet_resenc", "scratch", "seed0", "2", "0", "0", "1", "no"] in lines
+    listed = {line[0].rstrip(":"): " ".join(line[1:]) for line in lines if line and line[0].endswith("-seed0:")}
+    assert listed == {
+        mae[1].path: "predict: source changed; pretrain: recipe changed",
+        mae[2].path: "evaluate: source changed",
+        scratch[2].path: "missing",
+    }
+    assert ["pre-training", "mae", "of", "resenc:", "missing"] in lines
+
+
+def test_the_command_reads_the_study_of_the_current_directory(repository, smoke):
+    for cell in smoke.cells:
+        record(smoke, cell)
+    result = CliRunner().invoke(app, ["status", "--config", "config/smoke.yaml"])
+    assert result.exit_code == 0
+    assert "study smoke: cells" in result.stdout
+    assert "-seed0:" not in result.stdout
+    default = CliRunner().invoke(app, ["status"])
+    assert default.exit_code == 0
+    assert "study demo: cells" in default.stdout
+    assert "/fold0-seed0: missing" in default.stdout
+
+
+def test_elsewhere_it_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["status"])
+    assert result.exit_code == 1
+    assert result.stderr == "error: config/demo.yaml: file not found\n"

@@ -1,0 +1,172 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from snakemake.utils import update_config
+
+from detpretrain import study
+from detpretrain.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
+
+
+def assembled(**changes):
+    return study.assemble(SMOKE | changes, ROOT, "my.yaml")
+
+
+def refused(config):
+    with pytest.raises(InputError) as error:
+        study.assemble(config, ROOT, "my.yaml")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_rows_and_cells_of_a_study():
+    found = assembled(seeds=[0, 1])
+    assert [row.path for row in found.rows] == [
+        f"smoke_nodules/retina_unet_resenc/{init}/seed{seed}" for init in ("mae", "scratch") for seed in (0, 1)
+    ]
+    assert len(found.cells) == len(found.rows) * 3
+    assert found.cells[0].path == "smoke_nodules/retina_unet_resenc/mae/fold0-seed0"
+    assert found.pretrainings == [("mae", "resenc")]
+    assert (found.folder, found.results) == (Path("results/smoke"), Path("results"))
+
+
+def test_row_that_is_named_twice_is_one_row():
+    assert assembled(rows=SMOKE["rows"] * 2).rows == assembled().rows
+
+
+def test_rows_may_name_their_own_data_sets_and_folds_may_be_fewer():
+    rows = [{"detector": "retina_unet_resenc", "init": "scratch", "datasets": ["smoke_organs"]}]
+    found = assembled(rows=rows, folds=[0])
+    assert [(cell.dataset, cell.fold) for cell in found.cells] == [("smoke_organs", 0)]
+
+
+def test_results_folder_can_be_elsewhere():
+    assert assembled(pathvars={"results": "/elsewhere"}).folder == Path("/elsewhere/smoke")
+
+
+STUDY_FILES = [path for path in sorted((ROOT / "config").glob("*.yaml")) if path.stem not in study.KINDS]
+
+
+@pytest.mark.parametrize("path", STUDY_FILES, ids=lambda path: path.stem)
+def test_every_study_file_assembles(path):
+    found = study.load([path], ROOT)
+    assert found.name == path.stem  # the file is found by the name of its results
+    assert found.cells
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (
+            {**{k: v for k, v in SMOKE.items() if k != "datasets"}, "datsets": ["smoke_nodules"]},
+            ["'datsets'", "'datasets'"],
+        ),
+        (SMOKE | {"seedz": [0]}, ["unknown key 'seedz'", "did you mean 'seeds'?"]),
+        (SMOKE | {"rows": [{"detektor": "retina_unet_resenc", "init": "mae"}]}, ["'detektor'", "rows.0", "'detector'"]),
+        (SMOKE | {"comparison": {"resample": 5}}, ["'resample'", "in comparison", "'resamples'"]),
+        (SMOKE | {"pathvars": {"result": "x"}}, ["'result'", "'results'"]),
+        (SMOKE | {"runtime": {"budget": 5}}, ["'budget'", "in runtime", "'budget_minutes'"]),
+        (SMOKE | {"zzz": 1}, ["unknown key 'zzz'", "known are", "datasets"]),
+        (SMOKE | {"seeds": "0"}, ["seeds", "is not of type 'array'"]),
+        (SMOKE | {"folds": [-1]}, ["folds.0", "less than the minimum"]),
+        (SMOKE | {"study": "a/b"}, ["study", "a/b"]),
+        (SMOKE | {"comparison": {"confidence": 95}}, ["comparison.confidence", "95"]),
+        ({k: v for k, v in SMOKE.items() if k != "rows"}, ["'rows' is a required property"]),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[0],
+)
+def test_schema_violation_is_one_line(config, parts):
+    message = refused(config)
+    assert message.startswith("my.yaml: ")
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"datasets": ["smoke_nodule"]}, ["datasets.yaml", "'smoke_nodule'", "did you mean 'smoke_nodules'?"]),
+        ({"corpus": "smoke_corps"}, ["datasets.yaml", "'smoke_corps'", "did you mean 'smoke_corpus'?"]),
+        ({"rows": [{"detector": "retina_resenc", "init": "mae"}]}, ["detectors.yaml", "'retina_unet_resenc'?"]),
+        ({"rows": [{"detector": "retina_unet_resenc", "init": "mea"}]}, ["inits.yaml", "'mea'", "did you mean 'mae'?"]),
+        ({"size": "smok"}, ["no size 'smok'", "did you mean 'smoke'?"]),
+        (
+            {"size": "demo", "rows": [{"detector": "retina_unet_resenc_v001", "init": "scratch"}]},
+            ["detectors.yaml", "retina_unet_resenc_v001", "no size 'demo'"],
+        ),
+        ({"folds": [0, 3]}, ["fold 3 of smoke_nodules", "it has 3 folds"]),
+    ],
+    ids=["dataset", "corpus", "detector", "init", "size", "size of an entry", "fold"],
+)
+def test_name_that_does_not_exist_is_one_line(changes, parts):
+    message = refused(SMOKE | changes)
+    for part in parts:
+        assert part in message
+
+
+def test_pretraining_without_a_corpus_is_one_line():
+    assert "no corpus is named" in refused({k: v for k, v in SMOKE.items() if k != "corpus"})
+
+
+def test_entry_at_another_size_and_unknown_plan():
+    found = assembled()
+    assert found.entry("methods", "mae") | {"ratio": 0} == {
+        "class": "detpretrain.pretraining.mae.MAE",
+        "ratio": 0,
+        "plan": "smoke_corpus",
+        "recipe": "mae_smoke",
+        "block": 8,
+    }
+    with pytest.raises(InputError, match="no plan 'smok': did you mean 'smoke'"):
+        found.plan_spec("smok")
+
+
+def test_entry_is_a_copy():
+    found = assembled()
+    found.entry("recipes", "mae_smoke")["epochs"] = -1
+    assert found.entry("recipes", "mae_smoke")["epochs"] > 0
+
+
+values = st.recursive(
+    st.integers() | st.text(max_size=3) | st.none() | st.lists(st.integers(), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+mappings = st.dictionaries(st.sampled_from("abc"), values, max_size=3)
+
+
+@given(mappings, mappings)
+def test_files_merge_as_snakemake_merges_them(base, other):
+    expected = copy.deepcopy(base)
+    update_config(expected, copy.deepcopy(other))
+    before = copy.deepcopy(base)
+    assert study.merge(base, other) == expected
+    assert base == before
+
+
+def test_later_files_override_earlier_ones(tmp_path):
+    (tmp_path / "more.yaml").write_text("seeds: [4]\ncomparison: {seed: 3}\n")
+    found = study.load([ROOT / "config" / "smoke.yaml", tmp_path / "more.yaml"], ROOT)
+    assert found.config["seeds"] == [4]
+    assert found.config["comparison"] == {"resamples": 200, "seed": 3}
+
+
+@pytest.mark.parametrize("content", ["- a\n", "", "study: [\n", "just text"])
+def test_file_that_is_no_mapping_is_one_line(tmp_path, content):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"bad\.yaml: ") as error:
+        study.load([tmp_path / "bad.yaml"], ROOT)
+    assert "\n" not in str(error.value)
+
+
+def test_no_file_and_missing_file():
+    with pytest.raises(InputError, match="no study file given"):
+        study.load([], ROOT)
+    with pytest.raises(InputError, match=r"nowhere\.yaml: file not found"):
+        study.load([ROOT / "nowhere.yaml"], ROOT)

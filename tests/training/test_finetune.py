@@ -1,0 +1,221 @@
+"""The real script on a tiny data set: killed, raced for, given another input; what it writes is what the whole run writes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from detpretrain import leaves, study
+from detpretrain.inference import model as inference_model
+from detpretrain.training import adaptation, checkpoints
+from detpretrain.training.finetune import Cell, finetune
+from detpretrain.training.loop import Stopped
+from detpretrain.training.runtime import Runtime
+
+ROOT = Path(__file__).resolve().parents[2]
+DETECTOR = "retina_unet_resenc_v001"  # averages weights, so that there is more state to lose
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def workplace(nodules, tmp_path_factory):
+    """A copy of config/ and workflow/ whose recipe has an epoch more, and a study of one cell."""
+    root = tmp_path_factory.mktemp("workplace")
+    for name in ("config", "workflow"):
+        shutil.copytree(ROOT / name, root / name)
+    recipes = yaml.safe_load((root / "config" / "recipes.yaml").read_text())
+    recipes["retina_smoke_v001"]["epochs"] = EPOCHS
+    (root / "config" / "recipes.yaml").write_text(yaml.safe_dump(recipes))
+    rows = [{"detector": DETECTOR, "init": "scratch"}]
+    config = {"study": "kill", "size": "smoke", "datasets": ["smoke_nodules"], "rows": rows}
+    (root / "kill.yaml").write_text(yaml.safe_dump(config))
+    return root
+
+
+def command(workplace, nodules, folder):
+    chosen = study.load([workplace / "kill.yaml"], workplace)
+    recipe = leaves.recipe("finetune", leaves.finetune(chosen, DETECTOR, 0, 0))
+    arguments = {
+        "config": workplace / "kill.yaml",
+        "dataset": "smoke_nodules",
+        "detector": DETECTOR,
+        "init": "scratch",
+        "fold": 0,
+        "seed": 0,
+        "recipe": recipe,
+        "index": nodules / "preprocessed" / "index.json",
+        "splits": nodules / "task" / "splits.json",
+        "work": folder / "work",
+        "model": folder / "model.pth",
+        "log": folder / "log.csv",
+        "device": "cpu",
+    }
+    script = workplace / "workflow" / "scripts" / "finetune.py"
+    return [sys.executable, str(script), *(f"--{name}={value}" for name, value in arguments.items())]
+
+
+def start(workplace, nodules, folder):
+    return subprocess.Popen(
+        command(workplace, nodules, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(workplace, nodules, tmp_path_factory):
+    """Two trainers started at once on one cell: folder, and (status, stdout, stderr) of both."""
+    folder = tmp_path_factory.mktemp("whole")
+    pair = [start(workplace, nodules, folder) for _ in range(2)]
+    outcomes = []
+    for process in pair:
+        out, err = process.communicate(timeout=180)
+        outcomes.append((process.returncode, out, err))
+    return folder, sorted(outcomes)
+
+
+def test_second_trainer_of_a_cell_is_refused(uninterrupted):
+    _, (first, second) = uninterrupted
+    assert (first[0], second[0]) == (0, 1), (first, second)
+    assert f"epoch {EPOCHS}/{EPOCHS}" in first[1]
+    assert second[2].startswith("error: ")
+    assert "is training this cell" in second[2]
+    assert second[2].count("\n") == 1
+    assert second[1] == ""
+
+
+def test_killed_and_started_again_ends_bit_for_bit_the_same(workplace, nodules, uninterrupted, tmp_path):
+    whole, _ = uninterrupted
+    process = start(workplace, nodules, tmp_path)
+    wait_for(tmp_path / "work" / "last.pth", process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "model.pth").exists()
+    step = checkpoints.load(tmp_path / "work" / "last.pth")["step"]
+    assert 0 < step < 6 * EPOCHS
+    again = subprocess.run(command(workplace, nodules, tmp_path), capture_output=True, text=True, timeout=180)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert f"resumed at step {step}" in again.stdout
+    ours, theirs = (checkpoints.load(folder / "model.pth") for folder in (tmp_path, whole))
+    assert list(ours["weights"]) == list(theirs["weights"])
+    for name, value in ours["weights"].items():
+        assert torch.equal(value, theirs["weights"][name]), name
+    logs = [pd.read_csv(folder / "log.csv").drop(columns="seconds") for folder in (tmp_path, whole)]
+    pd.testing.assert_frame_equal(*logs, check_exact=True)
+
+
+def test_finished_cell_leaves_no_state_and_no_lock(uninterrupted):
+    folder, _ = uninterrupted
+    assert {path.name for path in folder.iterdir()} == {"model.pth", "log.csv", "work"}
+    assert not {"last.pth", "lock.json"} & {path.name for path in (folder / "work").iterdir()}
+
+
+def test_log_and_model_hold_what_later_stages_read(uninterrupted):
+    folder, _ = uninterrupted
+    log = pd.read_csv(folder / "log.csv")
+    assert log["epoch"].tolist() == list(range(1, EPOCHS + 1))
+    assert {"step", "lr", "train_loss", "val_loss", "val_ap", "seconds"} <= set(log.columns)
+    assert log["val_ap"].between(0, 1).all()
+    model = inference_model.load(folder / "model.pth", torch.device("cpu"))
+    assert model.provenance["seed"] == 0
+    assert model.provenance["device"] == "cpu"
+    assert len(model.provenance["recipe"]) == len(model.provenance["source"]) == 12
+
+
+@pytest.fixture
+def cell(workplace):
+    chosen = study.load([workplace / "kill.yaml"], workplace)
+    defining = leaves.finetune(chosen, "retina_unet_resenc", 1, 0)
+    return Cell(
+        name="cell",
+        detector=defining["detector"],
+        backbone=defining["backbone"],
+        recipe=defining["recipe"] | {"epochs": 1, "steps_per_epoch": 2, "augmentation": {}},
+        recipe_name="r",
+        fold=1,
+        seed=0,
+        checkpoint=None,
+        signature="signature",
+    )
+
+
+@pytest.fixture
+def checkpoint(cell, nodules, tmp_path):
+    """``checkpoint(seed)``: a pre-trained encoder of this cell's backbone."""
+    from detpretrain.files import read_json
+    from detpretrain.models.factory import build_backbone
+
+    def make(seed):
+        torch.manual_seed(seed)
+        plan = read_json(nodules / "plan.json")
+        backbone = build_backbone(cell.backbone, plan)
+        path = tmp_path / f"checkpoint{seed}.pth"
+        adaptation.write_pretrained(path, backbone.unet(1, 1), backbone, plan, [], {"recipe": f"pretrained {seed}"})
+        return path
+
+    return make
+
+
+@pytest.fixture
+def train(cell, nodules, tmp_path):
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+
+    def run(folder, checkpoint, budget=None):
+        folder = tmp_path / folder
+        finetune(
+            replace(cell, checkpoint=checkpoint),
+            nodules / "preprocessed",
+            nodules / "task" / "splits.json",
+            folder / "work",
+            folder / "model.pth",
+            folder / "log.csv",
+            Runtime("cpu", 0, budget),
+        )
+        return checkpoints.load(folder / "model.pth")
+
+    yield run
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def test_state_that_started_from_another_checkpoint_is_not_resumed(train, checkpoint, capsys):
+    first, second = checkpoint(1), checkpoint(2)
+    with pytest.raises(Stopped):
+        train("cut", first, budget=1e-9)
+    found = train("cut", second)
+    assert "discarded" in capsys.readouterr().out
+    expected = train("fresh", second)
+    for name, value in expected["weights"].items():
+        assert torch.equal(value, found["weights"][name]), name
+    assert found["provenance"]["pretrain"] == {"recipe": "pretrained 2"}
+
+
+def test_checkpoint_changes_the_encoder_and_nothing_else_before_training(train, checkpoint, cell, nodules, monkeypatch):
+    started = {}
+
+    def no_training(run, budget):
+        started[len(started)] = {name: value.clone() for name, value in run.model.state_dict().items()}
+        return []
+
+    monkeypatch.setattr("detpretrain.training.finetune.fit", no_training)
+    train("scratch", None)
+    train("pretrained", checkpoint(1))
+    changed = {name for name in started[0] if not torch.equal(started[0][name], started[1][name])}
+    assert changed
+    assert all(name.startswith("encoder.") for name in changed)

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from detpretrain.errors import InputError
+from detpretrain.training.runtime import Runtime
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def test_absent_settings_keep_their_default():
+    assert Runtime.of({"device": None, "workers": 2, "budget_minutes": None}) == Runtime("auto", 2, None)
+
+
+def test_cpu_is_deterministic_with_the_recipe_s_threads():
+    assert Runtime("cpu").prepare(2) == torch.device("cpu")
+    assert torch.get_num_threads() == 2
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_missing_gpu_is_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"device cuda:1: .* sees no GPU") as error:
+        Runtime("cuda:1").prepare(1)
+    assert "\n" not in str(error.value)
+    assert Runtime("auto").prepare(1) == torch.device("cpu")
