@@ -143,6 +143,19 @@ def test_a_patch_without_objects_has_empty_targets(labelled):
     assert [(tuple(label.shape), label.dtype) for label in labels] == [((0,), torch.int64)] * 2
 
 
+def test_a_turn_by_nothing_changes_nothing(labelled):
+    still = dataclasses.replace(
+        SPATIAL, rotation_probability=1.0, rotation_degrees=0.0, zoom=(1.0, 1.0), mirror_axes=()
+    )
+    turned, plain = patches_of(labelled, draws=still), patches_of(labelled, draws=augmentation.none())
+    for index in range(10):
+        sample, expected = turned[index], plain[index]
+        assert sample.image.shape != expected.image.shape  # it went through the resampling
+        images, instances, _, _ = on_device([sample])
+        torch.testing.assert_close(images[0], expected.image, rtol=1e-4, atol=1e-4)
+        assert torch.equal(instances[0], expected.instances)
+
+
 def test_mirroring_alone_flips_the_crop(labelled):
     patches = patches_of(labelled, draws=augmentation.none(mirror=True))
     for index in range(12):

@@ -236,6 +236,22 @@ def test_rows_hold_the_means_of_the_epoch_and_the_validation(toy_run, capsys, tm
     assert pd.read_csv(tmp_path / "log.csv")["train_one"].tolist() == pytest.approx(table[:, 0].tolist())
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_every_forward_pass_draws_other_numbers_and_every_run_the_same(toy_run, accumulate):
+    class Drawing(Line):
+        def forward(self, x, y):
+            drawn.append(torch.rand(1).item())
+            return super().forward(x, y)
+
+    runs = []
+    for folder in ("first", "second"):
+        drawn: list[float] = []
+        fit(toy_run(folder, model=Drawing(), validate=lambda model: {}, accumulate=accumulate))
+        runs.append(drawn)
+    assert len(set(runs[0])) == len(runs[0]) == 12 * accumulate
+    assert runs[0] == runs[1]
+
+
 def test_validation_neither_trains_nor_moves_the_random_stream(toy_run):
     modes = []
 

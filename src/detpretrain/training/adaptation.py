@@ -150,7 +150,7 @@ def write_pretrained(
     checkpoints.save(
         path,
         {
-            "network_weights": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
+            "network_weights": checkpoints.cpu_weights(network),
             "nnssl_adaptation_plan": adaptation_plan(backbone, plan),
             "citations": list(citations),
             "provenance": dict(provenance),

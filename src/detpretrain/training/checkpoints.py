@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from detpretrain.errors import InputError
 from detpretrain.files import atomic_path
@@ -18,6 +19,16 @@ CODE = re.compile(r"GLOBAL ([\w.]+)")  # how torch names what it refuses to impo
 def save(path: Path, content: dict[str, Any]) -> None:
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
+
+
+def cpu_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict on the CPU; names that share one tensor still do, so that the file holds it once."""
+    copies: dict[tuple, Tensor] = {}
+    weights = {}
+    for name, tensor in module.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        weights[name] = copies.setdefault(key, tensor.detach().cpu()) if tensor.numel() else tensor.detach().cpu()
+    return weights
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -103,9 +103,8 @@ def write_model(
     path: Path, detector: nn.Module, cell: Cell, plan: Mapping[str, Any], record: Mapping[str, Any]
 ) -> None:
     """``model.pth``: everything that ``inference.model.load`` needs to predict, as plain data."""
-    weights = {name: tensor.detach().cpu() for name, tensor in detector.state_dict().items()}
     content = {
-        "weights": weights,
+        "weights": checkpoints.cpu_weights(detector),
         "cell": cell.name,
         "detector": dict(cell.detector),
         "backbone": dict(cell.backbone),

@@ -148,9 +148,11 @@ def _job_is_running(job: str | None) -> bool | None:
     """Asks Slurm; None when there is no job id, no Slurm or no answer."""
     if not job or shutil.which("squeue") is None:
         return None
-    answer = subprocess.run(
-        ["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = ["squeue", "-h", "-j", job, "-o", "%T"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return None
     if answer.returncode:
         return False if "Invalid job id" in answer.stderr else None
     return bool(answer.stdout.strip())
