@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,16 @@ from detpretrain.detectors.factory import build_detector
 from detpretrain.evaluation import metrics
 from detpretrain.evaluation.cases import Case
 from detpretrain.files import digest, read_json
-from detpretrain.loading import augmentation, batches
-from detpretrain.loading.patches import Patches
+from detpretrain.loading import batches
+from detpretrain.loading.patches import PatchSample
 from detpretrain.tasks import read_splits
 from detpretrain.training import adaptation, checkpoints
 from detpretrain.training.lock import CellLock
 from detpretrain.training.logging import write_log
-from detpretrain.training.loop import Run, fit
+from detpretrain.training.loop import Run, add_losses, fit, means
 from detpretrain.training.recipe import Recipe
 from detpretrain.training.runtime import Runtime
+from detpretrain.training.stream import PatchStream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +72,21 @@ def finetune(
             report = adaptation.load_encoder(detector.encoder, cell.checkpoint, plan["channels"])
             print(f"{cell.checkpoint}: {report}", flush=True)
             inputs, pretrained = [*inputs, cell.checkpoint], report.provenance
-        data = _DetectionData(
-            cell, recipe, preprocessed, index, read_splits(splits)[cell.fold], device, runtime.workers
+        stream = PatchStream(
+            preprocessed,
+            index,
+            read_splits(splits)[cell.fold],
+            recipe,
+            (cell.seed, cell.name),
+            runtime.workers,
+            to_batch=lambda samples: detection_batch(samples, plan["patch"], device),
+            object_fraction=recipe.object_fraction,
+            in_plane=plan.get("dummy_2d", False),
         )
         run = Run(
             model=detector,
-            batches=data.training_batches,
-            validate=data.validate,
+            batches=stream.training,
+            validate=lambda model: validate(model, stream, plan["classes"]),
             recipe=recipe,
             seed=(cell.seed, cell.name),
             device=device,
@@ -115,65 +124,26 @@ def write_model(
     checkpoints.save(path, content)
 
 
-class _DetectionData:
-    """Batches of one fold for the loop, and the validation on its held-out cases."""
+def detection_batch(
+    samples: list[PatchSample], patch: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor, Targets]:
+    """Augmented images ``[B, C, *patch]`` and what they show."""
+    with torch.autocast(device.type, enabled=False):
+        images = batches.images_on_device(samples, patch, device)
+        instances = batches.instances_on_device(samples, patch, device)
+        boxes, labels = batches.objects(instances, samples)
+    return images, Targets(boxes, labels, instances > 0)
 
-    def __init__(
-        self,
-        cell: Cell,
-        recipe: Recipe,
-        preprocessed: Path,
-        index: Mapping[str, Any],
-        fold: Mapping[str, list[str]],
-        device: torch.device,
-        workers: int,
-    ) -> None:
-        self.recipe, self.device, self.workers = recipe, device, workers
-        self.patch, self.classes = tuple(index["plan"]["patch"]), index["plan"]["classes"]
-        records = {case["case"]: case for case in index["cases"]}
 
-        def patches(part: str, draws: augmentation.Augmentation) -> Patches:
-            return Patches(
-                preprocessed,
-                [records[case] for case in fold[part]],
-                self.patch,
-                recipe.batch_size,
-                (cell.seed, cell.name, part),
-                draws,
-                recipe.object_fraction,
-                in_plane=index["plan"].get("dummy_2d", False),
-            )
-
-        self.training = patches("train", recipe.build_augmentation())
-        self.validation = patches("val", augmentation.none())
-
-    def training_batches(self, first: int) -> Iterator[tuple]:
-        passes = self.recipe.total_steps * self.recipe.accumulate
-        for samples in batches.iterate(self.training, first, passes, self.workers, self.recipe.accumulate):
-            yield self._on_device(samples)
-
-    def validate(self, detector: nn.Module) -> dict[str, float]:
-        """Mean losses and patch-level AP@0.10 over the same validation patches every epoch; logged, never selected on."""
-        sums: dict[str, float] = {}
-        cases: list[Case] = []
-        passes = self.recipe.validation_steps * self.recipe.accumulate
-        stream = batches.iterate(self.validation, 0, passes, self.workers, self.recipe.accumulate)
-        for step, samples in enumerate(stream):
-            images, targets = self._on_device(samples)
-            losses = detector(images, targets)
-            losses["loss"] = torch.stack(list(losses.values())).sum()
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / passes
-            cases += patch_cases(step, detector.predict(images), targets)
-        scores = metrics.evaluate(cases, self.classes)
-        return {**sums, "ap": scores["AP@0.10"] or 0.0}
-
-    def _on_device(self, samples: list) -> tuple[torch.Tensor, Targets]:
-        with torch.autocast(self.device.type, enabled=False):
-            images = batches.images_on_device(samples, self.patch, self.device)
-            instances = batches.instances_on_device(samples, self.patch, self.device)
-            boxes, labels = batches.objects(instances, samples)
-        return images, Targets(boxes, labels, instances > 0)
+def validate(detector: nn.Module, stream: PatchStream, classes: int) -> dict[str, float]:
+    """Mean losses and patch-level AP@0.10 over the same validation patches every epoch; logged, never selected on."""
+    sums: dict[str, torch.Tensor] = {}
+    cases: list[Case] = []
+    for step, (images, targets) in enumerate(stream.validation()):
+        add_losses(sums, detector(images, targets))
+        cases += patch_cases(step, detector.predict(images), targets)
+    scores = metrics.evaluate(cases, classes)
+    return {**means(sums, stream.validation_passes), "ap": scores["AP@0.10"] or 0.0}
 
 
 def patch_cases(step: int, detections: list, targets: Targets) -> list[Case]:

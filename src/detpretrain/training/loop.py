@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,9 +123,8 @@ class _Loop:
             torch.manual_seed(seeds.derive(*self.run.seed, "step", self.step, part))
             with self.autocast:
                 losses = self.model(*batch)
-            total = torch.stack(list(losses.values())).sum()
+            total = add_losses(self.sums, losses)
             self.scaler.scale(total / recipe.accumulate).backward()
-            self._add_to_sums(losses | {"loss": total})
         if recipe.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
@@ -199,19 +198,13 @@ class _Loop:
                 mean.lerp_(current[name], 1 / (self.averaged + 1))
         self.averaged += 1
 
-    def _add_to_sums(self, losses: dict[str, Tensor]) -> None:
-        for name, value in losses.items():
-            previous = self.sums.get(name)
-            value = value.detach().double()
-            self.sums[name] = value if previous is None else previous + value
-
     def _means(self) -> dict[str, float]:
         passes = (((self.step - 1) % self.recipe.steps_per_epoch) + 1) * self.recipe.accumulate
-        return {name: float(value) / passes for name, value in self.sums.items()}
+        return means(self.sums, passes)
 
     def _check_finite(self) -> None:
-        means = self._means() if self.sums else {}
-        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        found = self._means() if self.sums else {}
+        bad = [name for name, value in found.items() if not math.isfinite(value)]
         # one bad gradient ruins the weights while the loss that was computed before it still looks well
         if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
             bad.append("a weight")
@@ -220,6 +213,19 @@ class _Loop:
                 f"{self.run.work}: {', '.join(bad)} is not finite before step {self.step}: lower the learning rate or set "
                 "clip_norm in the recipe; the last good state is kept"
             )
+
+
+def add_losses(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> Tensor:
+    """Adds a pass's losses, and their total under ``loss``, to running sums (float64, on the device); returns the total."""
+    total = torch.stack(list(losses.values())).sum()
+    for name, value in {**losses, "loss": total}.items():
+        value = value.detach().double()
+        sums[name] = sums[name] + value if name in sums else value
+    return total
+
+
+def means(sums: Mapping[str, Tensor], passes: int) -> dict[str, float]:
+    return {name: float(value) / passes for name, value in sums.items()}
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ from torch import nn
 from detpretrain import provenance, seeds
 from detpretrain.build import build
 from detpretrain.files import digest, read_json
-from detpretrain.loading import augmentation, batches
-from detpretrain.loading.patches import Patches
+from detpretrain.loading import batches
+from detpretrain.loading.patches import PatchSample
 from detpretrain.models.factory import build_backbone
 from detpretrain.tasks import read_splits
 from detpretrain.training import adaptation
 from detpretrain.training.lock import CellLock
 from detpretrain.training.logging import write_log
-from detpretrain.training.loop import Run, fit
+from detpretrain.training.loop import Run, add_losses, fit, means
 from detpretrain.training.recipe import Recipe
 from detpretrain.training.runtime import Runtime
+from detpretrain.training.stream import PatchStream
 
 # keys of a method entry that are not arguments of its class
 RESERVED = ("plan", "recipe")
@@ -61,11 +62,21 @@ def pretrain(
         torch.manual_seed(seeds.derive(job.seed, job.name, "initialisation"))
         backbone = build_backbone(job.backbone, plan)
         method = build({key: value for key, value in job.method.items() if key not in RESERVED}, backbone=backbone)
-        data = _CorpusData(job, recipe, preprocessed, index, read_splits(splits)[0], device, runtime.workers)
+        stream = PatchStream(
+            preprocessed,
+            index,
+            read_splits(splits)[0],
+            recipe,
+            (job.seed, job.name),
+            runtime.workers,
+            to_batch=lambda samples: corpus_batch(samples, plan["patch"], device),
+            object_fraction=0.0,
+            single_channel=True,  # every channel of every case is an image of its own
+        )
         run = Run(
             model=method,
-            batches=data.training_batches,
-            validate=data.validate,
+            batches=stream.training,
+            validate=lambda model: validate(model, stream),
             recipe=recipe,
             seed=(job.seed, job.name),
             device=device,
@@ -87,55 +98,18 @@ def pretrain(
         (work / "last.pth").unlink(missing_ok=True)
 
 
-class _CorpusData:
-    """Single-channel patches of a corpus: every channel of every case is an image of its own."""
+def corpus_batch(
+    samples: list[PatchSample], patch: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor, list[int]]:
+    """Augmented images ``[B, 1, *patch]`` and the seeds of their views."""
+    with torch.autocast(device.type, enabled=False):
+        images = batches.images_on_device(samples, patch, device)
+    return images, [sample.draws.seed for sample in samples]
 
-    def __init__(
-        self,
-        job: Pretraining,
-        recipe: Recipe,
-        preprocessed: Path,
-        index: Mapping[str, Any],
-        split: Mapping[str, list[str]],
-        device: torch.device,
-        workers: int,
-    ) -> None:
-        self.recipe, self.device, self.workers = recipe, device, workers
-        self.patch = tuple(index["plan"]["patch"])
-        records = {case["case"]: case for case in index["cases"]}
 
-        def patches(part: str, draws: augmentation.Augmentation) -> Patches:
-            return Patches(
-                preprocessed,
-                [records[case] for case in split[part]],
-                self.patch,
-                recipe.batch_size,
-                (job.seed, job.name, part),
-                draws,
-                object_fraction=0.0,
-                single_channel=True,
-            )
-
-        self.training = patches("train", recipe.build_augmentation())
-        self.validation = patches("val", augmentation.none())
-
-    def training_batches(self, first: int) -> Iterator[tuple]:
-        passes = self.recipe.total_steps * self.recipe.accumulate
-        for samples in batches.iterate(self.training, first, passes, self.workers, self.recipe.accumulate):
-            yield self._on_device(samples)
-
-    def validate(self, method: nn.Module) -> dict[str, float]:
-        """Mean losses over the same patches and views every epoch."""
-        sums: dict[str, float] = {}
-        passes = self.recipe.validation_steps * self.recipe.accumulate
-        for samples in batches.iterate(self.validation, 0, passes, self.workers, self.recipe.accumulate):
-            losses = method(*self._on_device(samples))
-            losses["loss"] = torch.stack(list(losses.values())).sum()
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / passes
-        return sums
-
-    def _on_device(self, samples: list) -> tuple[torch.Tensor, list[int]]:
-        with torch.autocast(self.device.type, enabled=False):
-            images = batches.images_on_device(samples, self.patch, self.device)
-        return images, [sample.draws.seed for sample in samples]
+def validate(method: nn.Module, stream: PatchStream) -> dict[str, float]:
+    """Mean losses over the same patches and views every epoch."""
+    sums: dict[str, torch.Tensor] = {}
+    for batch in stream.validation():
+        add_losses(sums, method(*batch))
+    return means(sums, stream.validation_passes)
