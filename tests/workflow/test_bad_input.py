@@ -7,8 +7,6 @@ import pytest
 import SimpleITK as sitk
 import yaml
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 
 def write_task(root):
     """Two cases with an object each."""

@@ -2,8 +2,6 @@ import pytest
 
 from detpretrain import study
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 SMOKE = ("--configfile", "config/smoke.yaml")
 CELL = "results/smoke/cells/smoke_nodules/retina_unet_resenc/{init}/fold0-seed0/metrics.json"
 ONE_OF_EACH = dict.fromkeys(("prepare", "plan", "preprocess", "finetune", "predict", "evaluate"), 1)

@@ -2,11 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
-
-pytestmark = pytest.mark.xdist_group("workflow")
 
 
 def test_snakemake_finds_nothing_to_complain_about(repository):

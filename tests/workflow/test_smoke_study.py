@@ -6,9 +6,6 @@ import time
 from contextlib import contextmanager
 
 import pandas as pd
-import pytest
-
-pytestmark = pytest.mark.xdist_group("workflow")
 
 STATES = """
 import json, sys

@@ -72,22 +72,26 @@ def lungs(image: NDArray) -> NDArray[np.bool_]:
 
 
 def random_boxes(
-    shape: tuple[int, int, int], sizes: NDArray, count: int, rng: np.random.Generator
+    shape: tuple[int, int, int], sizes: NDArray, count: int, rng: np.random.Generator, where: NDArray | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Boxes whose sizes are drawn from those of training boxes, anywhere in the volume, with random scores.
+    """Boxes whose sizes are drawn from those of training boxes, with random scores: what a score is worth by chance.
 
     Args:
         shape: of the volume.
         sizes: [M, 3] edge lengths of training boxes, in the same index coordinates.
         count: number of boxes.
+        where: bool [D, H, W]; centres are drawn from its voxels (chance that knows the anatomy). None: anywhere.
 
     Returns:
-        boxes [count, 6] inside the volume where they fit, scores [count] in [0, 1).
+        boxes [count, 6], inside the volume where they fit unless ``where`` is given, scores [count] in [0, 1).
     """
     sizes = np.asarray(sizes, np.float64).reshape(-1, 3)
     if count and not len(sizes):
         raise ValueError("random boxes need at least one training box to take the size from")
     edges = sizes[rng.integers(len(sizes), size=count)]
-    room = np.maximum(np.asarray(shape) - 1 - edges, 0)
-    low = rng.random((count, 3)) * room
+    if where is None:
+        low = rng.random((count, 3)) * np.maximum(np.asarray(shape) - 1 - edges, 0)
+    else:
+        voxels = np.argwhere(where)
+        low = voxels[rng.integers(len(voxels), size=count)] - edges / 2
     return np.concatenate([low, low + edges], axis=1).astype(np.float32), rng.random(count)
