@@ -17,7 +17,7 @@ demo: $(STAMP)
 	@echo "report:  results/demo/report/report.html"
 
 test: $(STAMP)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile
 
 # what the demo's scores are worth: against thresholding, random boxes, an untrained network, shuffled truth
 demo-check: $(STAMP)
