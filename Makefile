@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test demo-check lint format smoke real-mr clean-venv
+.PHONY: demo test demo-check lint format smoke bench real-mr clean-venv
 
 demo: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES)
@@ -36,6 +36,10 @@ format: $(STAMP)
 
 smoke: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES) --configfile config/smoke.yaml
+
+# one training step at full size: seconds and memory
+bench: $(STAMP)
+	$(BIN)/python benchmarks/full_size_step.py
 
 # the real MR volumes of DETPRETRAIN_REAL_DATA (config/README.md)
 real-mr: $(STAMP)

@@ -60,9 +60,13 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device(arguments.device)
     rows = [{"detector": arguments.detector, "init": "scratch"}]
-    chosen = study.assemble({"study": "bench", "size": "full", "datasets": ["phantom_nodules"], "rows": rows}, ROOT, "bench")
+    chosen = study.assemble(
+        {"study": "bench", "size": "full", "datasets": ["phantom_nodules"], "rows": rows}, ROOT, "bench"
+    )
     entry = chosen.entry("detectors", arguments.detector)
-    detector = build_detector(entry, chosen.entry("backbones", entry["backbone"]), full_plan(arguments.patch)).to(device)
+    detector = build_detector(entry, chosen.entry("backbones", entry["backbone"]), full_plan(arguments.patch)).to(
+        device
+    )
     recipe = Recipe.from_entry(entry["recipe"], chosen.entry("recipes", entry["recipe"]))
     optimizer = recipe.build_optimizer(detector)
     images, targets = batch_of(arguments.batch, arguments.patch, device)

@@ -93,7 +93,6 @@ def test_a_second_run_keeps_what_is_identical_and_redoes_the_rest(planned):
     image, geometry = volumes.read(task.root / "raw_splitted" / "imagesTr" / "case_4_0000.nii.gz")
     volumes.write(task.root / "raw_splitted" / "imagesTr" / "case_4_0000.nii.gz", image + 1, geometry)
 
-
     def written() -> dict[str, tuple[int, int]]:
         return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in output.iterdir()}
 
