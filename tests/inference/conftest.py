@@ -26,6 +26,7 @@ PLAN = {
     "modalities": ["CT"],
     "channels": 1,
     "classes": 2,
+    "class_names": ["nodule", "cyst"],
     "intensity": {"scheme": [{"scheme": "ct", "clip": [0, 1000], "mean": 0.0, "sd": 1000.0}], "nonzero_mask": False},
     "patch": [16, 16, 16],
     "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],

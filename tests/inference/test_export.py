@@ -56,7 +56,8 @@ MARKUPS = {
 
 def detections(boxes=BOXES, geometry=GEOMETRY) -> CaseDetections:
     count = len(boxes)
-    return CaseDetections("case", ("a.nii.gz",), geometry, boxes, np.array([0.87654321, 0.5])[:count], np.arange(count))
+    scores, labels = np.array([0.87654321, 0.5])[:count], np.arange(count)
+    return CaseDetections("case", ("a.nii.gz",), geometry, boxes, scores, labels, ["nodule", "cyst"])
 
 
 def physical(*index_zyx, geometry=GEOMETRY):
@@ -86,12 +87,13 @@ def test_json(tmp_path):
     np.testing.assert_allclose(first["box_world"]["centre"], physical(4.5, 6.5, 21.75), atol=1e-4)
     assert first["box_world"]["size"] == [3.85, 4.0, 12.5]
     assert (first["score"], first["label"], second["label"]) == (0.876543, 0, 1)
+    assert (first["class"], second["class"]) == ("nodule", "cyst")
 
 
 def test_csv(tmp_path):
     table = pd.read_csv(write(detections(), tmp_path, "csv"))
     assert list(table.columns) == [
-        "case", "label", "score", "z1", "y1", "x1", "z2", "y2", "x2",
+        "case", "label", "class", "score", "z1", "y1", "x1", "z2", "y2", "x2",
         "centre_x", "centre_y", "centre_z", "size_x", "size_y", "size_z",
     ]  # fmt: skip
     assert table["case"].tolist() == ["case", "case"]
@@ -125,7 +127,7 @@ def test_slicer_draws_the_box_that_was_found(tmp_path, flip):
         assert distance.min(axis=1).max() < 1e-3
         assert distance.min(axis=0).max() < 1e-3
         assert markup["controlPoints"][0]["position"] == markup["center"]
-    assert content["markups"][0]["controlPoints"][0]["label"] == "case 1: class 0, 0.88"
+    assert content["markups"][0]["controlPoints"][0]["label"] == "case 1: nodule, 0.88"
 
 
 def test_no_detections_are_a_file_too(tmp_path):
@@ -134,5 +136,5 @@ def test_no_detections_are_a_file_too(tmp_path):
     assert json.loads(write(nothing, tmp_path, "slicer").read_text())["markups"] == []
     table = pd.read_csv(write(nothing, tmp_path, "csv"))
     assert len(table) == 0
-    assert len(table.columns) == 15
+    assert len(table.columns) == 16
     assert sorted(path.name for path in tmp_path.iterdir()) == ["case.csv", "case.json", "case.mrk.json"]

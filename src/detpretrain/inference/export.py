@@ -50,8 +50,11 @@ def _write_json(found: CaseDetections, path: Path) -> None:
             "box_world": {"centre": _rounded(centre), "size": _rounded(size)},
             "score": round(float(score), SCORE_DECIMALS),
             "label": int(label),
+            "class": name,
         }
-        for box, centre, size, score, label in zip(found.boxes, centres, sizes, found.scores, found.labels, strict=True)
+        for box, centre, size, score, label, name in zip(
+            found.boxes, centres, sizes, found.scores, found.labels, found.names, strict=True
+        )
     ]
     content = {
         "case": found.name,
@@ -66,7 +69,8 @@ def _write_json(found: CaseDetections, path: Path) -> None:
 def _write_csv(found: CaseDetections, path: Path) -> None:
     """One line per detection; ``case`` is on each, so that the tables of several cases can be put together."""
     centres, sizes = in_world(found.boxes, found.geometry)
-    columns: dict[str, Any] = {"case": found.name, "label": found.labels, "score": found.scores.round(SCORE_DECIMALS)}
+    columns: dict[str, Any] = {"case": found.name, "label": found.labels, "class": found.names}
+    columns["score"] = found.scores.round(SCORE_DECIMALS)
     columns |= {side: found.boxes[:, index].round(DECIMALS) for index, side in enumerate(SIDES)}
     columns |= {f"centre_{axis}": centres[:, index].round(DECIMALS) for index, axis in enumerate("xyz")}
     columns |= {f"size_{axis}": sizes[:, index].round(DECIMALS) for index, axis in enumerate("xyz")}
@@ -78,9 +82,9 @@ def _write_slicer(found: CaseDetections, path: Path) -> None:
     centres, sizes = in_world(found.boxes, found.geometry)
     orientation = _rotation(found.geometry)
     markups = [
-        _roi(f"{found.name} {rank}: class {label}, {score:.2f}", centre, size, orientation)
-        for rank, (centre, size, score, label) in enumerate(
-            zip(centres, sizes, found.scores, found.labels, strict=True), start=1
+        _roi(f"{found.name} {rank}: {name}, {score:.2f}", centre, size, orientation)
+        for rank, (centre, size, score, name) in enumerate(
+            zip(centres, sizes, found.scores, found.names, strict=True), start=1
         )
     ]
     write_json(path, {"@schema": SLICER_SCHEMA, "markups": markups})

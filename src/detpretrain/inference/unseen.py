@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,10 @@ class UnseenCase:
 
 @dataclass(frozen=True)
 class CaseDetections:
-    """Best first: ``boxes`` [N, 6] in index coordinates of the image, ``scores`` [N] in [0, 1], ``labels`` [N]."""
+    """Best first: ``boxes`` [N, 6] in index coordinates of the image, ``scores`` [N] in [0, 1], ``labels`` [N].
+
+    ``class_names`` by label, from the model's data set.
+    """
 
     name: str
     channels: tuple[Path, ...]
@@ -46,6 +49,12 @@ class CaseDetections:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    class_names: Sequence[str]
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each detection."""
+        return [self.class_names[label] for label in self.labels]
 
 
 def find_cases(arguments: Sequence[str]) -> list[UnseenCase]:
@@ -127,7 +136,8 @@ def predict_unseen(case: UnseenCase, model: Model, post: PostProcessing, device:
     found = predict_case(model.detector, data, model.plan["patch"], model.settings, device, model.precision)
     mirrors = len(model.settings.mirrors)
     raw = RawBoxes({case.name: found}, {case.name: properties}, mirrors, model.plan["classes"], model.provenance)
-    return CaseDetections(case.name, case.channels, geometry, *detect([raw], case.name, post))
+    boxes, scores, labels = detect([raw], case.name, post)
+    return CaseDetections(case.name, case.channels, geometry, boxes, scores, labels, model.plan["class_names"])
 
 
 def predict_all(
@@ -139,9 +149,7 @@ def predict_all(
     for case in cases:
         found = predict_unseen(case, model, post, device)
         kept = found.scores >= min_score
-        yield CaseDetections(
-            found.name, found.channels, found.geometry, found.boxes[kept], found.scores[kept], found.labels[kept]
-        )
+        yield replace(found, boxes=found.boxes[kept], scores=found.scores[kept], labels=found.labels[kept])
 
 
 def read_post_processing(path: Path, fold: int | None = None) -> PostProcessing:

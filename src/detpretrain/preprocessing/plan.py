@@ -33,7 +33,7 @@ from detpretrain.tasks import Task
 
 KEYS = (
     "dataset", "plan", "spacing", "transpose", "modalities", "intensity", "patch", "strides", "kernels",
-    "detection_levels", "anchors", "classes", "channels", "median_shape", "dummy_2d", "reasons",
+    "detection_levels", "anchors", "classes", "class_names", "channels", "median_shape", "dummy_2d", "reasons",
 )  # fmt: skip
 SMALLEST_BOX = 2.0  # an object of one voxel
 
@@ -92,6 +92,7 @@ def make_plan(fingerprint: Fingerprint, dataset: str, plan_name: str, spec: Plan
         "detection_levels": architecture.detection_levels,
         "anchors": anchors,
         "classes": len(fingerprint.labels),
+        "class_names": [name for _, name in sorted(fingerprint.labels.items())],
         "channels": len(fingerprint.modalities),
         "median_shape": median,
         "dummy_2d": flat,
