@@ -25,7 +25,7 @@ def _flood_fill(mask: np.ndarray, connectivity: int) -> set[frozenset]:
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.sampled_from([6, 18, 26]), st.floats(0.05, 0.4))
 def test_components_equal_a_flood_fill(seed, connectivity, density):
     mask = np.random.default_rng(seed).random((6, 7, 5)) < density

@@ -10,7 +10,7 @@ axes = st.lists(st.tuples(sizes, sizes, st.integers(0, 39), sizes), min_size=3, 
 
 
 @given(axes, st.integers(0, 2**32 - 1))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 def test_an_object_lies_inside_the_patch_whenever_it_fits(axes, seed):
     """Per axis: volume, patch, first voxel and length of the object."""
     shape, patch, first, length = (list(values) for values in zip(*axes, strict=True))
