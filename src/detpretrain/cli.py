@@ -55,11 +55,6 @@ class Format(StrEnum):
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSON here instead of printing it.")]
 
 
-@app.callback()
-def main() -> None:
-    """Keeps the commands named even while there are few."""
-
-
 @app.command()
 def evaluate(
     cases: Annotated[Path, typer.Argument(metavar="CASES.json", help="Truth and detections of every image.")],

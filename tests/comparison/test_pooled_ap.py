@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from detpretrain.comparison.pooled_ap import PooledAP
-from detpretrain.comparison.rows import Row, RowKey, summarise_ap
+from detpretrain.comparison.rows import Row, summarise_ap
+from detpretrain.evaluation import matches
 from detpretrain.evaluation.matching import MatchedCase
 from detpretrain.evaluation.metrics import evaluate_matched
 
@@ -14,7 +15,7 @@ AP_NAMES = ("AP@0.10", "mAP@0.10:0.50", "AP@0.50")
 
 
 def make_row(table):
-    return Row(RowKey("s", "nodules", "cv", "net", "scratch", 0), table, Path("row.parquet"))
+    return Row(matches.Run("s", "nodules", "cv", "net", "scratch", 0), table, Path("row.parquet"))
 
 
 def weighted(row, weights):

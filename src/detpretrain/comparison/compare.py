@@ -32,7 +32,6 @@ from detpretrain.comparison.rows import (
     AP_METRICS,
     METRICS,
     Row,
-    RowKey,
     counts,
     groups,
     read_rows,
@@ -41,9 +40,10 @@ from detpretrain.comparison.rows import (
     summarise_ap,
 )
 from detpretrain.errors import InputError
+from detpretrain.evaluation import matches
 from detpretrain.files import atomic_path
 
-KEY_COLUMNS = list(RowKey.__dataclass_fields__)
+KEY_COLUMNS = list(matches.Run.__dataclass_fields__)
 
 
 @dataclass(frozen=True)

@@ -23,22 +23,10 @@ COUNTS = ("patients", "cases", "objects", "ignored", "detections")
 
 
 @dataclass(frozen=True)
-class RowKey:
-    """What identifies one line of the tables: a row of the study on one of its test sets (``cv`` = held-out folds)."""
-
-    study: str
-    dataset: str
-    test_set: str
-    detector: str
-    init: str
-    seed: int
-
-
-@dataclass(frozen=True)
 class Row:
     """``table``: the lines of matches.parquet of this row and test set; ``source``: the file they come from."""
 
-    key: RowKey
+    key: matches.Run
     table: pd.DataFrame
     source: Path
 
@@ -64,13 +52,13 @@ def read_rows(row_files: Iterable[Path]) -> list[Row]:
     Raises:
         InputError: no file given, a file that is no matches table, or two files that hold the same row.
     """
-    rows: dict[RowKey, Row] = {}
+    rows: dict[matches.Run, Row] = {}
     for path in row_files:
         table = matches.read(path)
         if table.empty:
             raise InputError(f"{path}: no line in the matches table: run consolidate again")
         for values, part in table.groupby(list(KEY), sort=False):
-            key = RowKey(*(str(value) for value in values[:-1]), seed=int(values[-1]))
+            key = matches.Run(*(str(value) for value in values[:-1]), seed=int(values[-1]))
             if key in rows:
                 raise InputError(
                     f"{path}: {' '.join(map(str, astuple(key)))} is already in {rows[key].source}: give each row once"

@@ -46,7 +46,9 @@ _DTYPES = {pa.string(): "string", pa.int64(): "Int64", pa.float64(): "float64", 
 
 @dataclass(frozen=True)
 class Run:
-    """What the detections come from: the columns that are the same on every line."""
+    """What the detections come from: the columns that are the same on every line, and what identifies a row of the tables
+    (``test_set`` is ``cv`` for held-out folds).
+    """
 
     study: str
     dataset: str

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from detpretrain.comparison.rows import Row, RowKey, read_rows
+from detpretrain.comparison.rows import Row, read_rows
 from detpretrain.errors import InputError
+from detpretrain.evaluation import matches
 from detpretrain.files import atomic_path, write_text
 from detpretrain.report import tables
 from detpretrain.report.froc_figure import plot_froc
@@ -90,7 +91,7 @@ def report(
 
 
 def _check_rows(scores: pd.DataFrame, rows: list[Row], folder: Path) -> None:
-    compared = {RowKey(*map(str, line[:-1]), seed=int(line[-1])) for line in scores[tables.KEY_COLUMNS].to_numpy()}
+    compared = {matches.Run(*map(str, line[:-1]), seed=int(line[-1])) for line in scores[tables.KEY_COLUMNS].to_numpy()}
     given = {row.key for row in rows}
     if compared != given:
         odd = sorted(map(str, compared ^ given))[0]
@@ -137,7 +138,7 @@ def _best_row(rows: list[Row], scores: pd.DataFrame) -> Row | None:
     if candidates.empty:
         return None
     line = candidates.sort_values([tables.HEADLINE, *tables.KEY_COLUMNS], ascending=[False] + [True] * 6).iloc[0]
-    key = RowKey(*(str(line[name]) for name in tables.KEY_COLUMNS[:-1]), seed=int(line["seed"]))
+    key = matches.Run(*(str(line[name]) for name in tables.KEY_COLUMNS[:-1]), seed=int(line["seed"]))
     return next(row for row in rows if row.key == key)
 
 
