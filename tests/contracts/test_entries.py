@@ -195,7 +195,7 @@ def test_methods_train_and_views_follow_the_seeds(name, size, backbone, syntheti
     for number, view in enumerate(([1, 2], [1, 2], [3, 4])):
         method, _, plan = method_of(name, size, backbone, synthetic_plan)
         torch.manual_seed(number)  # of no consequence
-        losses = method(noise(2, 1, *plan["patch"]), view)
+        losses = method(*method.views(noise(2, 1, *plan["patch"]), view))
         assert_losses(losses)
         values.append({key: value.item() for key, value in losses.items()})
     assert values[0] == values[1] != values[2]

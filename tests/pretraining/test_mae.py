@@ -82,7 +82,7 @@ class Recorder(nn.Module):
 def test_the_network_sees_zeros_where_the_image_is_masked_and_nothing_else():
     mae, images = make_mae(), images_of(2)
     mae.network = Recorder()
-    loss = mae(images, [3, 4])["mse"]
+    loss = mae(*mae.views(images, [3, 4]))["mse"]
     visible = mae.visible(images, [3, 4]).bool()
     assert torch.equal(mae.network.seen[visible], images[visible])
     assert not mae.network.seen[~visible].any()
@@ -93,7 +93,7 @@ def test_hidden_voxels_reach_the_loss_only_as_target():
     """The prediction does not change with what is hidden: the loss's gradient with respect to it is that of the target."""
     mae, images = make_mae(), images_of(1).requires_grad_()
     visible = mae.visible(images, [9]).bool()
-    mae(images, [9])["mse"].backward()
+    mae(*mae.views(images, [9]))["mse"].backward()
     with torch.no_grad():
         restored = mae.network(images * visible)
         expected = -2 * (restored - images) / (~visible).sum()
@@ -102,7 +102,7 @@ def test_hidden_voxels_reach_the_loss_only_as_target():
 
 def test_every_weight_in_use_gets_a_finite_gradient():
     mae = make_mae()
-    losses = mae(images_of(2), [1, 2])
+    losses = mae(*mae.views(images_of(2), [1, 2]))
     assert list(losses) == ["mse"]
     losses["mse"].backward()
     gradients = {name: parameter.grad for name, parameter in mae.network.named_parameters()}
@@ -119,7 +119,7 @@ def test_some_steps_on_one_image_lower_the_loss():
     losses = []
     for step in range(60):
         optimizer.zero_grad()
-        loss = mae(image, [step])["mse"]
+        loss = mae(*mae.views(image, [step]))["mse"]
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -128,7 +128,7 @@ def test_some_steps_on_one_image_lower_the_loss():
 
 def test_a_patch_that_blocks_do_not_tile_is_an_input_error():
     with pytest.raises(InputError, match=r"patch \(8, 16, 12\) is not divisible by the block of 8"):
-        make_mae(block=8)(images_of(1), [0])
+        make_mae(block=8).views(images_of(1), [0])
 
 
 def test_nothing_to_mask_is_an_input_error():

@@ -1,12 +1,14 @@
-"""What a pre-training method is to the training loop and to the checkpoint."""
+"""What a pre-training method is to the training loop, to the checkpoint and to the report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
+
+Views = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,91 @@ class Citation:
         return {"type": self.type, "name": self.name, "apa_citations": list(self.apa_citations)}
 
 
-class Method(Protocol):
-    """An ``nn.Module`` built from a backbone by keyword (``backbone=``) and its entry's arguments.
+@dataclass(frozen=True)
+class Score:
+    """A figure of a method on one batch beside that of a trivial baseline on the same views.
 
     Attributes:
+        method, baseline: ``(numerator, denominator)`` scalars; both are summed over the batches before they are divided, so
+            that the figure does not depend on how samples fall into batches.
+        baseline_name: what the baseline is, e.g. "neighbour-mean in-fill".
+        higher_is_better: Dice yes, errors no.
+    """
+
+    method: tuple[Tensor, Tensor]
+    baseline: tuple[Tensor, Tensor]
+    baseline_name: str
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a method's preview: ``values [H, W]``; ``kind``: "grey", "labels" (0 = background) or "matrix" (0..1)."""
+
+    title: str
+    values: Tensor
+    kind: str = "grey"
+
+
+class Method(Protocol):
+    """An ``nn.Module`` built by keyword from a backbone (``backbone=``) and its entry's arguments.
+
+    Attributes:
+        supervised: False for methods that look at images alone; see ``SupervisedMethod``.
         network: what becomes ``network_weights``: holds the encoder under the backbone's keys (``encoder.stages`` ...).
         citations: of the method.
     """
 
+    supervised: ClassVar[bool]
     network: nn.Module
     citations: Sequence[Citation]
 
-    def __call__(self, images: Tensor, sample_seeds: Sequence[int]) -> dict[str, Tensor]:
-        """Losses by name, scalars that are summed: ``images [B, 1, D, H, W]``.
+    def views(self, images: Tensor, sample_seeds: Sequence[int]) -> Views:
+        """What the network gets to see and has to tell: tensors on the images' device, in float32, without gradients.
 
-        Everything random comes from ``sample_seeds`` (one per sample), so that validation sees the same views every epoch.
+        ``images [B, 1, D, H, W]``. Everything random comes from ``sample_seeds`` (one per sample), so that a sample's views do
+        not depend on the batch, and validation sees the same views every epoch. Augmentation of views is for ``self.training``.
         """
+        ...
+
+    def __call__(self, *views: Any) -> dict[str, Tensor]:
+        """Losses by name, scalars that are summed."""
+        ...
+
+    def assess(self, *views: Any) -> dict[str, Score]:
+        """How well the pretext task is solved, beside a trivial baseline; called after training, without gradients."""
+        ...
+
+    def preview(self, *views: Any) -> list[list[Panel]]:
+        """Pictures of what was learned: one row of panels per sample."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """One labelled data set of a supervised method.
+
+    Attributes:
+        name: id of the data set.
+        modalities: one per channel.
+        class_names: of the data set's classes; the label map holds instance ids, ``members[k]`` are those of class k. Classes may
+            overlap (nnU-Net's regions).
+        ignored: ids of voxels that nobody annotated.
+        cases: number of training cases.
+    """
+
+    name: str
+    modalities: Sequence[str]
+    class_names: Sequence[str]
+    members: Sequence[Sequence[int]]
+    ignored: Sequence[int]
+    cases: int
+
+
+class SupervisedMethod(Protocol):
+    """As ``Method``, built with ``sources=`` (a list of ``Source``) as well, with ``supervised = True`` and other views."""
+
+    def views(self, images: Sequence[Tensor], labels: Tensor, sources: Sequence[int]) -> Views:
+        """``images``: per sample ``[C, D, H, W]`` (channels differ between data sets); ``labels [B, D, H, W]``: instance maps;
+        ``sources``: per sample the index of its data set."""
         ...

@@ -24,6 +24,7 @@ class MAE(nn.Module):
         ratio: part of the blocks that is masked, exactly ``int(ratio * blocks)`` per sample.
     """
 
+    supervised = False
     citations = (
         Citation(
             "Pretraining Method",
@@ -43,8 +44,11 @@ class MAE(nn.Module):
         self.block, self.ratio = block, ratio
         self.network = backbone.unet(1, 1)
 
-    def forward(self, images: Tensor, sample_seeds: Sequence[int]) -> dict[str, Tensor]:
-        visible = self.visible(images, sample_seeds)
+    def views(self, images: Tensor, sample_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images and what of them is visible."""
+        return images, self.visible(images, sample_seeds)
+
+    def forward(self, images: Tensor, visible: Tensor) -> dict[str, Tensor]:
         restored = self.network(images * visible)
         return {"mse": masked_mse(restored.float(), images, visible)}
 

@@ -69,7 +69,7 @@ def pretrain(
             recipe,
             (job.seed, job.name),
             runtime.workers,
-            to_batch=lambda samples: corpus_batch(samples, plan["patch"], device),
+            to_batch=lambda samples: method.views(*corpus_batch(samples, plan["patch"], device)),
             object_fraction=0.0,
             single_channel=True,  # every channel of every case is an image of its own
         )
