@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -99,9 +100,42 @@ def test_no_augmentation_draws_nothing(mirror):
         assert draws.matrix is None
         assert draws.noise == 0
         assert not draws.blur.any()
-        for name in ("brightness", "contrast", "inverted_gamma", "gamma"):
+        for name in ("brightness", "contrast", "low_resolution", "inverted_gamma", "gamma"):
             assert (getattr(draws, name) == 1).all()
         assert mirror or not any(draws.mirror)
+
+
+def test_the_studys_draws_are_those_of_its_first_results():
+    """Recorded before low resolution was added: other draws would make another study of the same seeds."""
+    names = ("seed", "noise", "blur", "brightness", "contrast", "inverted_gamma", "gamma", "mirror")
+    text = []
+    for index in range(300):
+        draw = Augmentation().draw(seeds.generator("fixed", index), 1 + index % 3, index % 4 == 3)
+        assert (draw.low_resolution == 1).all()
+        # rounded: the last digits of sines and products are the processor's
+        text.append(repr(None if draw.matrix is None else (np.round(draw.matrix, 6) + 0.0).tolist()))
+        text += [repr(np.asarray(getattr(draw, name)).tolist()) for name in names]
+    digest = hashlib.sha256("\n".join(text).encode()).hexdigest()
+    assert digest == "bd3084b02abc081b6667b8ce8506b5624e8f66f70cad75207af8be7ba83797aa"
+
+
+def test_low_resolution_changes_no_other_draw():
+    for index in range(200):
+        plain = fields(Augmentation().draw(seeds.generator(index), 2))
+        coarse = fields(Augmentation(low_resolution_probability=1.0).draw(seeds.generator(index), 2))
+        assert plain.pop("low_resolution") == [1, 1]
+        assert all(0.5 <= factor < 1 for factor in coarse.pop("low_resolution"))
+        assert coarse == plain
+
+
+def test_low_resolution_has_its_probability_and_range():
+    augmentation = Augmentation(low_resolution_probability=0.1)
+    values = [augmentation.draw(seeds.generator("coarse", index), 2).low_resolution for index in range(COUNT)]
+    assert rate((value != 1).any() for value in values) == near(0.1)
+    used = factors(values)
+    assert (used.min(), used.max()) == pytest.approx((0.5, 1.0), abs=0.01)
+    assert used.mean() == pytest.approx(0.75, abs=0.03)  # uniform
+    assert rate(value[0] == value[1] for value in values if (value != 1).any()) == 0  # each channel its own
 
 
 def test_a_probability_of_zero_leaves_the_other_draws_alone():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch.nn import functional
 
 from detpretrain.loading import intensity
 from detpretrain.loading.augmentation import Draws
@@ -16,7 +17,7 @@ def volumes(count=3, shape=(7, 9, 11), seed=0):
 
 def neutral(channels, seed=5):
     ones = np.ones(channels)
-    return Draws(None, seed, 0.0, np.zeros(channels), ones, ones, ones, ones, (False,) * 3)
+    return Draws(None, seed, 0.0, np.zeros(channels), ones, ones, ones, ones, ones, (False,) * 3)
 
 
 def test_blur_equals_scipy():
@@ -70,7 +71,38 @@ def test_inverted_gamma_bends_the_other_end():
         np.testing.assert_allclose(result, -numpy_gamma(-image, e), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["contrast", "gamma", "inverted_gamma", "blur"])
+def test_low_resolution_samples_the_nearest_voxels_and_interpolates_back():
+    images, factors = volumes(5, (7, 12, 16)), [0.5, 0.83, 0.99, 0.61, 0.05]
+    found = intensity.low_resolution(images, factors)
+    for image, result, factor in zip(images, found, factors, strict=True):
+        coarse = [max(1, round(size * factor)) for size in image.shape]
+        small = functional.interpolate(image[None, None], coarse, mode="nearest-exact")
+        expected = functional.interpolate(small, image.shape, mode="trilinear", align_corners=False)[0, 0]
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+        assert factor > 0.9 or not torch.equal(result, image)
+
+
+def test_low_resolution_by_hand():
+    row = torch.tensor([0.0, 8.0, 0.0, 4.0]).view(1, 1, 1, 4)
+    # voxels 1 and 3 are kept; their centres stand at 1 and 3 quarters, those of the output at 1, 3, 5 and 7 eighths
+    assert intensity.low_resolution(row, [0.5]).flatten().tolist() == [8, 7, 5, 4]
+    assert intensity.low_resolution(row, [0.25]).flatten().tolist() == [0, 0, 0, 0]  # voxel 2 is the only one
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.7, 0.9, 1.0])
+@pytest.mark.parametrize("size", [1, 2, 5, 16, 61])
+def test_coarse_neighbours_are_voxels_of_the_volume(size, factor):
+    below, above, weight = intensity.coarse_neighbours(size, [factor])
+    assert below.shape == above.shape == weight.shape == (1, size)
+    assert ((below >= 0) & (below <= above) & (above < size)).all()
+    assert ((weight >= 0) & (weight < 1)).all()
+    assert len(np.unique(below)) <= max(1, round(size * factor))
+    if factor == 1:
+        np.testing.assert_array_equal(below[0], np.arange(size))
+        assert not weight.any()
+
+
+@pytest.mark.parametrize("name", ["contrast", "gamma", "inverted_gamma", "blur", "low_resolution"])
 def test_a_constant_volume_stays_as_it_is(name):
     """Patches outside the body are constant: no NaN may come out of them."""
     constant = torch.full((2, 4, 4, 4), -1.5)
@@ -96,6 +128,7 @@ def some_draws():
         blur=np.array([0.6, 0.9]),
         brightness=np.array([0.8, 1.2]),
         contrast=np.array([0.8, 1.1]),
+        low_resolution=np.array([0.5, 0.7]),
         inverted_gamma=np.array([0.8, 1.2]),
         gamma=np.array([1.4, 0.7]),
     )
@@ -111,7 +144,7 @@ def in_order(image, draws):
         volume = volume[None]
         if draws.noise:
             volume = intensity.gaussian_noise(volume, [draws.noise], [draws.seed + channel])
-        for name in ("blur", "brightness", "contrast", "inverted_gamma", "gamma"):
+        for name in ("blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma"):
             value = getattr(draws, name)[channel]
             if value != (0 if name == "blur" else 1):
                 volume = getattr(intensity, name)(volume, [value])
@@ -146,6 +179,7 @@ def test_the_batched_transforms_follow_the_order_of_the_study():
         "blur",
         "brightness",
         "contrast",
+        "low_resolution",
         "inverted_gamma",
         "gamma",
     ]

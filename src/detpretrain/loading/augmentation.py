@@ -1,7 +1,8 @@
 """What is drawn for one training sample: decided on the CPU from the sample's own seed, applied on the device in batches.
 
 Transforms, order and probabilities are those of the study's fine-tuning (nnDetection's ``more_modular_ord1``): rotation, zoom,
-Gaussian noise, blur, brightness, contrast, gamma on the inverted image, gamma, mirroring.
+Gaussian noise, blur, brightness, contrast, gamma on the inverted image, gamma, mirroring. Low resolution (after contrast) is
+nnU-Net's, for methods that ask for it; the study has none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Draws:
     Attributes:
         matrix: ``[3, 3]`` from output to source offsets around the patch centre, or None for the identity.
         seed: for the noise field, which is made on the device.
-        noise: standard deviation (0 = none); blur: sigma in voxels (0 = none); the others multiply or exponentiate (1 = none).
+        noise: standard deviation (0 = none); blur: sigma in voxels (0 = none); the others multiply or exponentiate (1 = none);
+            low_resolution multiplies the number of voxels per axis.
         mirror: per axis.
     """
 
@@ -30,6 +32,7 @@ class Draws:
     blur: np.ndarray
     brightness: np.ndarray
     contrast: np.ndarray
+    low_resolution: np.ndarray
     inverted_gamma: np.ndarray
     gamma: np.ndarray
     mirror: tuple[bool, bool, bool]
@@ -56,6 +59,8 @@ class Augmentation:
     brightness: Range = (0.75, 1.25)
     contrast_probability: float = 0.15
     contrast: Range = (0.75, 1.25)
+    low_resolution_probability: float = 0.0
+    low_resolution: Range = (0.5, 1.0)
     inverted_gamma_probability: float = 0.1
     gamma_probability: float = 0.3
     gamma: Range = (0.7, 1.5)
@@ -67,17 +72,20 @@ class Augmentation:
         Every transform takes its numbers from ``rng`` whether it is drawn or not, so that another probability of one leaves
         the others as they are.
         """
-        return Draws(
-            matrix=self._matrix(rng, in_plane),
-            seed=int(rng.integers(2**62)),
-            noise=self._noise(rng),
-            blur=self._blur(rng, channels),
-            brightness=_factors(rng, self.brightness_probability, self.brightness, channels),
-            contrast=_factors(rng, self.contrast_probability, self.contrast, channels),
-            inverted_gamma=_split_factors(rng, self.inverted_gamma_probability, self.gamma, channels),
-            gamma=_split_factors(rng, self.gamma_probability, self.gamma, channels),
-            mirror=tuple(axis in self.mirror_axes and rng.random() < 0.5 for axis in range(3)),
-        )
+        drawn = {
+            "matrix": self._matrix(rng, in_plane),
+            "seed": int(rng.integers(2**62)),
+            "noise": self._noise(rng),
+            "blur": self._blur(rng, channels),
+            "brightness": _factors(rng, self.brightness_probability, self.brightness, channels),
+            "contrast": _factors(rng, self.contrast_probability, self.contrast, channels),
+            "inverted_gamma": _split_factors(rng, self.inverted_gamma_probability, self.gamma, channels),
+            "gamma": _split_factors(rng, self.gamma_probability, self.gamma, channels),
+            "mirror": tuple(axis in self.mirror_axes and rng.random() < 0.5 for axis in range(3)),
+        }
+        # last, so that everything else is what it was before there was this transform
+        low_resolution = _factors(rng, self.low_resolution_probability, self.low_resolution, channels)
+        return Draws(**drawn, low_resolution=low_resolution)
 
     def _matrix(self, rng: np.random.Generator, in_plane: bool) -> np.ndarray | None:
         rotate, zoom = rng.random() < self.rotation_probability, rng.random() < self.zoom_probability
@@ -102,7 +110,9 @@ class Augmentation:
 
 def none(mirror: bool = False) -> Augmentation:
     """No augmentation at all (validation), or mirroring only."""
-    names = ("rotation", "zoom", "noise", "blur", "brightness", "contrast", "inverted_gamma", "gamma")
+    names = (
+        "rotation", "zoom", "noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma",
+    )  # fmt: skip
     axes = (0, 1, 2) if mirror else ()
     return Augmentation(**{f"{name}_probability": 0.0 for name in names}, mirror_axes=axes)
 

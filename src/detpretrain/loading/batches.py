@@ -9,12 +9,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detpretrain.loading import intensity, spatial
+from detpretrain.loading.mixture import Mixture
 from detpretrain.loading.patches import Patches, PatchSample
 from detpretrain.models import box_ops
 
 
 def iterate(
-    patches: Patches, first: int, passes: int, workers: int, accumulate: int = 1, rank: int = 0, ranks: int = 1
+    patches: Patches | Mixture,
+    first: int,
+    passes: int,
+    workers: int,
+    accumulate: int = 1,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[list[PatchSample]]:
     """What the forward passes ``first`` to ``passes - 1`` of this rank see; the order does not depend on ``workers``.
 
@@ -50,6 +57,13 @@ def instances_on_device(samples: Sequence[PatchSample], patch: Sequence[int], de
         placed = _place(sample, sample.instances[None], patch, device, nearest=True)[0].to(torch.int32)
         maps.append(spatial.mirror(placed, sample.draws.mirror))
     return torch.stack(maps)
+
+
+def semantic_on_device(samples: Sequence[PatchSample], patch: Sequence[int], device: torch.device) -> Tensor:
+    """``[B, *patch]`` int64: class + 1 of each voxel's instance, 0 = background."""
+    instances = instances_on_device(samples, patch, device).long()
+    tables = [sample.classes.to(device) + 1 for sample in samples]
+    return torch.stack([table[part] for table, part in zip(tables, instances, strict=True)])
 
 
 def objects(instances: Tensor, samples: Sequence[PatchSample]) -> tuple[list[Tensor], list[Tensor]]:

@@ -64,6 +64,38 @@ def gamma(volumes: Tensor, parameters: Sequence[float]) -> Tensor:
     return (curved - new_mean) / new_deviation.clamp(min=1e-8) * deviation + mean
 
 
+def low_resolution(volumes: Tensor, parameters: Sequence[float]) -> Tensor:
+    """Every axis is sampled at ``round(size * factor)`` voxels (nearest), then interpolated back linearly.
+
+    As nnU-Net's SimulateLowResolution in batchgeneratorsv2; the older batchgenerators goes back by cubic splines. All factors at
+    once: along one axis, an output voxel is a mean of two input voxels, wherever the coarse voxels around it come from.
+    """
+    for axis in (1, 2, 3):
+        below, above, weight = coarse_neighbours(volumes.shape[axis], parameters)
+        shape = [len(volumes), 1, 1, 1]
+        shape[axis] = -1
+        below, above = (
+            torch.as_tensor(place, device=volumes.device).view(shape).expand_as(volumes) for place in (below, above)
+        )
+        weight = torch.as_tensor(weight, device=volumes.device, dtype=volumes.dtype).view(shape)
+        volumes = torch.lerp(volumes.gather(axis, below), volumes.gather(axis, above), weight)
+    return volumes
+
+
+def coarse_neighbours(size: int, factors: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the two coarse voxels around each voxel were sampled, and the weight of the second: ``[N, size]`` each.
+
+    Voxels are compared by their centres; beyond the outermost coarse voxels their value goes on.
+    """
+    coarse = np.maximum(np.round(size * np.asarray(factors)), 1).astype(np.int64)[:, None]
+    position = np.clip((np.arange(size) + 0.5) * coarse / size - 0.5, 0, coarse - 1)
+    below = np.floor(position).astype(np.int64)
+    above = np.minimum(below + 1, coarse - 1)
+    # the voxel that holds the centre of a coarse one, in whole numbers: its border is hit exactly
+    first, second = ((2 * index + 1) * size // (2 * coarse) for index in (below, above))
+    return first, second, position - below
+
+
 def inverted_gamma(volumes: Tensor, parameters: Sequence[float]) -> Tensor:
     return -gamma(-volumes, parameters)
 
@@ -73,6 +105,7 @@ TRANSFORMS: tuple[tuple[Callable[[Tensor, Sequence[float]], Tensor], str, float]
     (blur, "blur", 0.0),
     (brightness, "brightness", 1.0),
     (contrast, "contrast", 1.0),
+    (low_resolution, "low_resolution", 1.0),
     (inverted_gamma, "inverted_gamma", 1.0),
     (gamma, "gamma", 1.0),
 )
@@ -87,16 +120,17 @@ def apply(images: Tensor, draws: Sequence[Draws]) -> Tensor:
     if len(rows):
         # every channel has a noise field of its own
         seeds = [draws[row // channels].seed + int(row % channels) for row in rows]
-        volumes = _replaced(volumes, rows, lambda chosen: gaussian_noise(chosen, noise[rows], seeds))
+        volumes = replaced(volumes, rows, lambda chosen: gaussian_noise(chosen, noise[rows], seeds))
     for function, name, neutral in TRANSFORMS:
         values = np.concatenate([getattr(draw, name) for draw in draws])
         rows = np.flatnonzero(values != neutral)
         if len(rows):
-            volumes = _replaced(volumes, rows, partial(function, parameters=values[rows]))
+            volumes = replaced(volumes, rows, partial(function, parameters=values[rows]))
     return volumes.unflatten(0, images.shape[:2])
 
 
-def _replaced(volumes: Tensor, rows: np.ndarray, function: Callable[[Tensor], Tensor]) -> Tensor:
+def replaced(volumes: Tensor, rows: np.ndarray, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A copy of ``volumes [N, ...]`` in which ``function`` has been applied to the given rows."""
     index = torch.as_tensor(rows, device=volumes.device)
     return volumes.index_copy(0, index, function(volumes[index]))
 

@@ -29,6 +29,7 @@ class PatchSample:
         offset: ``[3]`` region coordinates of the patch centre.
         classes: ``[max id + 1]`` class of each instance id.
         draws: the sample's augmentation.
+        source: number of its data set in a mixture.
     """
 
     image: Tensor
@@ -36,6 +37,7 @@ class PatchSample:
     offset: Tensor
     classes: Tensor
     draws: Draws
+    source: int = 0
 
 
 class Patches(Dataset):

@@ -16,6 +16,7 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import nn
 
 from detpretrain.errors import InputError
+from detpretrain.models.shallow_maps import guard
 
 NEGATIVE_SLOPE = 0.01  # of LeakyReLU, and so of the He initialisation
 
@@ -58,6 +59,11 @@ class ResEnc:
     def encoder(self, channels: int) -> nn.Module:
         """``[B, channels, D, H, W]`` -> list of one ``[B, features[i], ...]`` per stage; keys ``stem.*``, ``stages.*``."""
         return self._initialised(ResidualEncoder(channels, **self._arguments(), return_skips=True))
+
+    def stem(self, channels: int) -> nn.Module:
+        """A stem for other channels than the encoder's: ``[B, channels, D, H, W]`` -> ``[B, features[0], D, H, W]``."""
+        first = {name: values[:1] for name, values in self._arguments().items() if isinstance(values, list)}
+        return self._initialised(ResidualEncoder(channels, **self._arguments() | first | {"n_stages": 1}).stem)
 
     def unet(self, channels: int, outputs: int) -> nn.Module:
         """``[B, channels, D, H, W]`` -> ``[B, outputs, D, H, W]``, linear head; keys ``encoder.*``, ``decoder.*``.
@@ -110,4 +116,4 @@ class ResEnc:
         if not self.faithful_initialisation:
             network.apply(InitWeights_He(NEGATIVE_SLOPE))
             network.apply(init_last_bn_before_add_to_0)
-        return network
+        return guard(network)

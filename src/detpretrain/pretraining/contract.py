@@ -90,9 +90,9 @@ class Source:
     Attributes:
         name: id of the data set.
         modalities: one per channel.
-        class_names: of the data set's classes; the label map holds instance ids, ``members[k]`` are those of class k. Classes may
-            overlap (nnU-Net's regions).
-        ignored: ids of voxels that nobody annotated.
+        class_names: of what the data set annotates.
+        members: the values of the label map that make up each class; classes may overlap (nnU-Net's regions).
+        ignored: values of voxels that nobody annotated.
         cases: number of training cases.
     """
 
@@ -105,9 +105,21 @@ class Source:
 
 
 class SupervisedMethod(Protocol):
-    """As ``Method``, built with ``sources=`` (a list of ``Source``) as well, with ``supervised = True`` and other views."""
+    """As ``Method``, built with ``sources=`` (a list of ``Source``) as well, with ``supervised = True`` and other views.
+
+    Attributes:
+        source_exponent: a data set is drawn in proportion to its number of training cases to this power.
+        default_stem: name of the stem that ``network`` holds.
+    """
+
+    source_exponent: ClassVar[float]
+    default_stem: str
+
+    def extra_stems(self) -> dict[str, nn.Module]:
+        """Stems for other inputs than the network's own, by name."""
+        ...
 
     def views(self, images: Sequence[Tensor], labels: Tensor, sources: Sequence[int]) -> Views:
-        """``images``: per sample ``[C, D, H, W]`` (channels differ between data sets); ``labels [B, D, H, W]``: instance maps;
-        ``sources``: per sample the index of its data set."""
+        """``images``: per sample ``[C, D, H, W]`` (channels differ between data sets); ``labels [B, D, H, W]``: semantic maps,
+        0 = background; ``sources``: per sample the index of its data set."""
         ...

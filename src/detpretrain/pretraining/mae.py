@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from detpretrain.errors import InputError
-from detpretrain.pretraining.contract import Citation
+from detpretrain.pretraining.contract import Citation, Panel, Score
+from detpretrain.pretraining.masking import block_masks, check_ratio, masked_mse
+from detpretrain.pretraining.restoration import restoration_panels, restoration_scores
 
 
 class MAE(nn.Module):
@@ -22,6 +22,9 @@ class MAE(nn.Module):
         backbone: makes the U-Net (``models.resenc.ResEnc`` or alike).
         block: side of a masked block in voxels; the patch must be divisible by it.
         ratio: part of the blocks that is masked, exactly ``int(ratio * blocks)`` per sample.
+
+    Raises:
+        InputError: the ratio does not lie between 0 and 1.
     """
 
     supervised = False
@@ -39,48 +42,23 @@ class MAE(nn.Module):
 
     def __init__(self, *, backbone: Any, block: int = 16, ratio: float = 0.75) -> None:
         super().__init__()
-        if not 0 < ratio < 1:
-            raise InputError(f"MAE: ratio {ratio}: must lie between 0 and 1")
+        check_ratio(ratio)
         self.block, self.ratio = block, ratio
         self.network = backbone.unet(1, 1)
 
     def views(self, images: Tensor, sample_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images and what of them is visible."""
-        return images, self.visible(images, sample_seeds)
+        """Images ``[B, 1, D, H, W]`` and, in the same shape, 1 where the network may look."""
+        return images, block_masks(images, self.block, self.ratio, sample_seeds)
+
+    def restore(self, images: Tensor, visible: Tensor) -> Tensor:
+        """The network's image ``[B, 1, D, H, W]``. It sees 0 where masked, the mean after z-scoring."""
+        return self.network(images * visible)
 
     def forward(self, images: Tensor, visible: Tensor) -> dict[str, Tensor]:
-        restored = self.network(images * visible)
-        return {"mse": masked_mse(restored.float(), images, visible)}
+        return {"mse": masked_mse(self.restore(images, visible), images, visible)}
 
-    def visible(self, images: Tensor, sample_seeds: Sequence[int]) -> Tensor:
-        """``[B, 1, D, H, W]``, 1 where the network may look. Masked voxels become 0, the mean after z-scoring."""
-        masks = [block_mask(images.shape[2:], self.block, self.ratio, seed) for seed in sample_seeds]
-        return torch.stack(masks)[:, None].to(images.device, images.dtype)
+    def assess(self, images: Tensor, visible: Tensor) -> dict[str, Score]:
+        return restoration_scores(self.restore(images, visible), images, visible)
 
-
-def block_mask(shape: Sequence[int], block: int, ratio: float, seed: int) -> Tensor:
-    """Random block mask ``[D, H, W]`` float, 1 = visible; drawn on the CPU so that devices agree.
-
-    Raises:
-        InputError: the blocks do not tile the patch, or are too few for one of them to be masked.
-    """
-    if any(size % block for size in shape):
-        raise InputError(f"MAE: patch {tuple(shape)} is not divisible by the block of {block}: change patch or block")
-    grid = [size // block for size in shape]
-    blocks = grid[0] * grid[1] * grid[2]
-    masked = int(ratio * blocks)
-    if masked == 0:
-        raise InputError(f"MAE: ratio {ratio} of {blocks} block(s) masks nothing: use smaller blocks than {block}")
-    order = torch.randperm(blocks, generator=torch.Generator().manual_seed(seed))
-    visible = torch.ones(blocks)
-    visible[order[:masked]] = 0
-    visible = visible.view(grid)
-    for axis in range(3):
-        visible = visible.repeat_interleave(block, dim=axis)
-    return visible
-
-
-def masked_mse(restored: Tensor, images: Tensor, visible: Tensor) -> Tensor:
-    """Squared error summed over the masked voxels of the whole batch / their number: no weight on what was visible."""
-    hidden = 1 - visible
-    return ((restored - images) ** 2 * hidden).sum() / hidden.sum()
+    def preview(self, images: Tensor, visible: Tensor) -> list[list[Panel]]:
+        return restoration_panels(self.restore(images, visible), images, visible)
