@@ -118,6 +118,36 @@ def test_checkpoint_inspect(tmp_path):
     assert (refused.exit_code, refused.stderr) == (1, f"error: {tmp_path / 'absent.pth'}: file not found\n")
 
 
+def test_checkpoint_inspect_prints_lists_one_below_the_other(tmp_path):
+    plan = {"architecture_plans": {"arch_class_name": "ResEncL"}, "recommended_downstream_patchsize": (8, 8, 8)}
+    torch.save({"network_weights": {}, "nnssl_adaptation_plan": plan}, tmp_path / "c.pth")
+    lines = detpretrain("checkpoint", "inspect", tmp_path / "c.pth").stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("stages"))
+    assert lines[first] == f"{'stages':<17}0: 32 features, 1 blocks, stride 1x1x1, kernel 3x3x3"
+    assert lines[first + 5].strip() == "5: 320 features, 6 blocks, stride 2x2x2, kernel 3x3x3"
+    assert f"{'patients':<17}none" in lines
+    assert f"{'patch':<17}[8, 8, 8]" in lines
+
+
+def test_checkpoint_export(tmp_path):
+    backbone = {"class": "detpretrain.models.resenc.ResEnc", "features": [2], "blocks": [1]}
+    plan = {
+        "dataset": "d", "plan": "p", "channels": 1, "patch": [8, 8, 8], "spacing": [1, 1, 1], "transpose": [0, 1, 2],
+        "strides": [[1, 1, 1]], "kernels": [[3, 3, 3]], "intensity": {"scheme": [{"scheme": "ct"}], "nonzero_mask": False},
+    }  # fmt: skip
+    content = {"weights": {"encoder.w": torch.zeros(2, 3)}, "detector": {}, "backbone": backbone, "plan": plan}
+    torch.save(content, tmp_path / "model.pth")
+    result = detpretrain("checkpoint", "export", tmp_path / "model.pth", "-o", tmp_path / "out.pth")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'out.pth'}: 1 tensors, 1 input channel(s)\n")
+    assert detpretrain("checkpoint", "inspect", tmp_path / "out.pth").exit_code == 1  # has no stages: not an encoder
+    for options in (("-o", tmp_path / "model.pth"), ("-o", tmp_path / "other.pth", "--stem", "CT")):
+        refused = detpretrain("checkpoint", "export", tmp_path / "model.pth", *options)
+        assert refused.exit_code == 1
+        assert refused.stderr.startswith("error: ")
+        assert refused.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pth", "out.pth"]
+
+
 def test_help_imports_nothing_heavy():
     heavy = "{'numpy', 'pandas', 'scipy', 'torch'}"
     code = f"import sys, detpretrain.cli; print(sorted({heavy} & set(sys.modules)))"

@@ -170,11 +170,27 @@ def status(
 def checkpoint_inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A pre-trained checkpoint.pth or a model.pth.")],
 ) -> None:
-    """What a checkpoint holds: architecture, parameters, patch, spacing, channels, citations, provenance."""
+    """What a checkpoint holds: architecture, parameters, stems, patch, spacing, patients, citations, provenance."""
     from detpretrain.training.inspection import inspect
 
     for name, value in inspect(path).items():
-        print(f"{name:<14}{value if isinstance(value, str) else json.dumps(value)}")
+        lines = value if isinstance(value, list) and all(isinstance(entry, str) for entry in value) else [value]
+        for number, entry in enumerate(lines or ["none"]):
+            print(f"{name if number == 0 else '':<17}{entry if isinstance(entry, str) else json.dumps(entry)}")
+
+
+@checkpoint.command("export")
+def checkpoint_export(
+    path: Annotated[Path, typer.Argument(metavar="MODEL.pth", help="A model.pth, or a pre-trained checkpoint.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The checkpoint to write.")],
+    stem: Annotated[
+        str | None, typer.Option(help="Of a pre-trained checkpoint with several stems; see inspect.")
+    ] = None,
+) -> None:
+    """The encoder of a model, or a pre-trained network with one of its stems, in the adaptation-plan format."""
+    from detpretrain.training.export import export
+
+    print(f"{output}: {export(path, output, stem)}")
 
 
 def _give(result: dict[str, Any], output: Path | None) -> None:

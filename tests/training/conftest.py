@@ -107,3 +107,15 @@ def nodules(tmp_path_factory) -> Path:
 def corpus(tmp_path_factory) -> Path:
     """``task/`` and ``preprocessed/`` of four unlabelled tiny chest phantoms."""
     return _preprocessed(tmp_path_factory.mktemp("corpus"), "smoke_corpus", "smoke_corpus", cases=4)
+
+
+@pytest.fixture(scope="session")
+def organs(tmp_path_factory) -> Path:
+    """Four tiny chest phantoms with all organs labelled."""
+    return _preprocessed(tmp_path_factory.mktemp("organs"), "smoke_organs", "smoke_corpus", cases=4)
+
+
+@pytest.fixture(scope="session")
+def thorax(tmp_path_factory) -> Path:
+    """Three others whose labels mean something else."""
+    return _preprocessed(tmp_path_factory.mktemp("thorax"), "smoke_thorax", "smoke_corpus", cases=3)

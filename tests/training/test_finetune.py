@@ -43,7 +43,7 @@ def workplace(nodules, tmp_path_factory):
 
 def command(workplace, nodules, folder):
     chosen = study.load([workplace / "kill.yaml"], workplace)
-    recipe = leaves.recipe("finetune", leaves.finetune(chosen, DETECTOR, 0, 0))
+    recipe = leaves.recipe("finetune", leaves.finetune(chosen, DETECTOR, "scratch", 0, 0))
     arguments = {
         "config": workplace / "kill.yaml",
         "dataset": "smoke_nodules",
@@ -141,7 +141,7 @@ def test_log_and_model_hold_what_later_stages_read(uninterrupted):
 @pytest.fixture
 def cell(workplace):
     chosen = study.load([workplace / "kill.yaml"], workplace)
-    defining = leaves.finetune(chosen, "retina_unet_resenc", 1, 0)
+    defining = leaves.finetune(chosen, "retina_unet_resenc", "mae", 1, 0)
     return Cell(
         name="cell",
         detector=defining["detector"],
@@ -203,7 +203,9 @@ def test_state_that_started_from_another_checkpoint_is_not_resumed(train, checkp
     expected = train("fresh", second)
     for name, value in expected["weights"].items():
         assert torch.equal(value, found["weights"][name]), name
-    assert found["provenance"]["pretrain"] == {"recipe": "pretrained 2"}
+    pretrained = found["provenance"]["pretrain"]
+    assert pretrained["recipe"] == "pretrained 2"
+    assert "Framework" in [citation["type"] for citation in pretrained["citations"]]
 
 
 def test_checkpoint_changes_the_encoder_and_nothing_else_before_training(train, checkpoint, cell, nodules, monkeypatch):

@@ -1,7 +1,8 @@
 """The adaptation-plan checkpoint of nnssl: written after pre-training, read before fine-tuning.
 
 A checkpoint holds ``network_weights``, ``nnssl_adaptation_plan`` (how the encoder is found in them and what it was trained on)
-and ``citations``; nnssl, nnU-Net and nnDetection tools read the same keys.
+and ``citations``; nnssl, nnU-Net and nnDetection tools read the same keys. Our own keys beside them, which those tools ignore:
+``provenance``, ``patients`` (whom the encoder has seen), ``stems`` and ``default_stem`` (see ``encoder_weights``).
 """
 
 from __future__ import annotations
@@ -14,38 +15,37 @@ from typing import Any
 from torch import Tensor, nn
 
 from detpretrain.errors import InputError
-from detpretrain.training import checkpoints
+from detpretrain.training import architecture, checkpoints, citations, encoder_weights
+from detpretrain.training.encoder_weights import Weights
 
-# of the plan, what loading an encoder needs
-KEYS_READ = ("key_to_encoder", "key_to_stem", "keys_to_in_proj", "pretrain_num_input_channels")
+# nnU-Net's names of the plan's intensity schemes; what ct2 clips before it z-scores has no name there
+NORMALIZATIONS = {
+    "zscore": "ZScoreNormalization",
+    "raw": "NoNormalization",
+    "ct": "CTNormalization",
+    "ct2": "ZScoreNormalization",
+}
 
 
-def adaptation_plan(backbone: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """``nnssl_adaptation_plan`` for a network of this backbone, pre-trained on single-channel patches of this corpus plan."""
-    configuration = {
-        "data_identifier": plan["plan"],
-        "preprocessor_name": "DefaultPreprocessor",
-        "spacing_style": plan["plan"],
-        "normalization_schemes": ["ZScoreNormalization"],
-        "use_mask_for_norm": [False],
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
-        "resampling_fn_mask": "resample_data_or_seg_to_shape",
-        "resampling_fn_mask_kwargs": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
-        "spacing": list(plan["spacing"]),
-        "patch_size": list(plan["patch"]),
-    }
+def adaptation_plan(backbone: Any, plan: Mapping[str, Any], channels: int = 1) -> dict[str, Any]:
+    """``nnssl_adaptation_plan`` of a network of this backbone, pre-trained on patches of so many channels of this plan's data.
+
+    ResEnc-L is named as nnssl names it, without figures: the form of the published checkpoints, from which nnssl, nnU-Net and
+    nnDetection all build it; any other network is described by its keyword arguments.
+    """
     return {
-        "architecture_plans": backbone.architecture_plan(),
+        "architecture_plans": _architecture_plans(backbone),
         "pretrain_plan": {
             "dataset_name": plan["dataset"],
             "plans_name": plan["plan"],
+            "original_median_spacing_after_transp": None,  # a plan keeps the target spacing only; no reader needs it
             "image_reader_writer": "SimpleITKIO",
             "transpose_forward": list(plan["transpose"]),
             "transpose_backward": [list(plan["transpose"]).index(axis) for axis in range(3)],
-            "configurations": {plan["plan"]: configuration},
+            "experiment_planner_used": "detpretrain",
+            "configurations": {plan["plan"]: _configuration(plan, channels)},
         },
-        "pretrain_num_input_channels": 1,
+        "pretrain_num_input_channels": channels,
         "recommended_downstream_patchsize": list(plan["patch"]),
         "key_to_encoder": backbone.key_to_encoder,
         "key_to_stem": backbone.key_to_stem,
@@ -54,68 +54,188 @@ def adaptation_plan(backbone: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _architecture_plans(backbone: Any) -> dict[str, Any]:
+    plans = backbone.architecture_plan()
+    if architecture.is_resenc_l(architecture.from_plan(plans)):
+        return {
+            "arch_class_name": architecture.RESENC_L_NAME,
+            "arch_kwargs": None,
+            "arch_kwargs_requiring_import": None,
+        }
+    return plans
+
+
+def _configuration(plan: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    schemes = [NORMALIZATIONS[channel["scheme"]] for channel in plan["intensity"]["scheme"][:channels]]
+    return {
+        "data_identifier": plan["plan"],
+        "preprocessor_name": "DefaultPreprocessor",
+        "spacing_style": plan["plan"],
+        "normalization_schemes": schemes,
+        "use_mask_for_norm": [plan["intensity"]["nonzero_mask"]] * len(schemes),
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
+        "resampling_fn_mask": "resample_data_or_seg_to_shape",
+        "resampling_fn_mask_kwargs": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None},
+        "spacing": list(plan["spacing"]),
+        "patch_size": list(plan["patch"]),
+    }
+
+
+def write_pretrained(
+    path: Path,
+    network: nn.Module,
+    backbone: Any,
+    plan: Mapping[str, Any],
+    method_citations: Sequence[dict],
+    provenance: Mapping,
+    *,
+    stems: Mapping[str, nn.Module] | None = None,
+    default_stem: str | None = None,
+    patients: Sequence[Mapping[str, Any]] | None = None,
+    dataset_name: str | None = None,
+) -> list[dict[str, Any]]:
+    """Writes ``checkpoint.pth`` of a pre-training.
+
+    Args:
+        network: holds the encoder, with the default stem, under the backbone's keys.
+        plan: of the corpus.
+        method_citations: of the method; those of the architecture and of the study are added.
+        stems: further stems by id, for other inputs than the network's own.
+        default_stem: id of the network's own stem; None for a method with one stem.
+        patients: per corpus, ``leakage.Identities.to_json``.
+        dataset_name: of the corpus; default the plan's.
+
+    Returns:
+        All citations of the checkpoint.
+    """
+    weights = checkpoints.cpu_weights(network)
+    channels = weights[f"{backbone.keys_to_in_proj[0]}.weight"].shape[1]
+    cited = citations.complete(method_citations, backbone.architecture_plan()["arch_class_name"])
+    named = dict(plan) if dataset_name is None else {**plan, "dataset": dataset_name}
+    content = {
+        "network_weights": weights,
+        "nnssl_adaptation_plan": adaptation_plan(backbone, named, channels),
+        "citations": cited,
+        "provenance": dict(provenance),
+        "patients": [dict(corpus) for corpus in patients or ()],
+    }
+    if default_stem is not None:
+        prefix = f"{backbone.key_to_stem}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        others = {name: checkpoints.cpu_weights(module) for name, module in (stems or {}).items()}
+        content |= {"stems": {default_stem: own, **others}, "default_stem": default_stem}
+    checkpoints.save(path, content)
+    return cited
+
+
 @dataclass(frozen=True)
 class LoadReport:
-    """How much of an encoder came from a checkpoint: state-dict entries, and parameters counted once; and where it comes from."""
+    """What came out of a checkpoint.
+
+    Attributes:
+        entries: state-dict entries that were loaded.
+        parameters: each counted once.
+        input_channels: of the encoder that was filled.
+        provenance: of the checkpoint.
+        stem: id of the stem, None for a checkpoint with one stem.
+        conflicts: number of entries whose value differed from their alias in ``all_modules``, which was taken.
+        citations: whom to cite, see ``citations.lines``.
+        patients: per corpus whose patients the encoder has seen (``{"space", "ids"}``); empty when the checkpoint does not say.
+    """
 
     entries: int
     parameters: int
     input_channels: int
     provenance: Mapping[str, Any]
+    stem: str | None = None
+    conflicts: int = 0
+    citations: Sequence[Mapping[str, Any]] = ()
+    patients: Sequence[Mapping[str, Any]] = ()
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"loaded {self.entries} encoder tensors ({self.parameters:,} parameters, aliases counted once) "
             f"for {self.input_channels} input channel(s)"
         )
+        if self.stem is not None:
+            text += f", stem {self.stem}"
+        if self.conflicts:
+            text += (
+                f"; {self.conflicts} tensors had an alias with another value, the trained one (all_modules) was taken"
+            )
+        return text
 
 
-def load_encoder(encoder: nn.Module, path: Path, input_channels: int) -> LoadReport:
+def load_encoder(
+    encoder: nn.Module, path: Path, input_channels: int, stem: str | None = None, backbone: Any = None
+) -> LoadReport:
     """Fills a detector's encoder (stem and stages) from a checkpoint, completely or not at all.
 
-    The first convolution of a network with more input channels gets the pre-trained weight repeated and divided by their
-    number, in both of its aliases.
+    A stem with fewer input channels than wanted gets the weight of its first convolution repeated and divided by the number of
+    repetitions, in all aliases: equal channels then give the features of one.
+
+    Args:
+        encoder: of the detector, for ``input_channels``.
+        stem: id of a stem of a checkpoint with several; None = its default.
+        backbone: the recipe that made ``encoder`` (``models.resenc.ResEnc`` or alike). With it the architectures are compared
+            too, so that other strides, which no tensor shows, are refused.
 
     Raises:
-        InputError: no adaptation plan, or the checkpoint's encoder is not this one: the first differing tensor is named.
+        InputError: no adaptation plan, no such stem, or the checkpoint's encoder is not this one: the first stage or tensor that
+            differs is named.
     """
     content = checkpoints.load(path)
-    missing = [key for key in ("network_weights", "nnssl_adaptation_plan") if key not in content]
-    if missing:
-        raise InputError(f"{path}: no {missing[0]}: this is not a checkpoint in the adaptation-plan format")
-    plan = content["nnssl_adaptation_plan"]
-    missing = [key for key in KEYS_READ if key not in plan]
-    if missing:
-        raise InputError(f"{path}: nnssl_adaptation_plan has no {missing[0]}: write the checkpoint's plan again")
-    weights = _encoder_weights(content["network_weights"], plan)
-    projections = [_without_root(key, plan["key_to_encoder"]) + ".weight" for key in plan["keys_to_in_proj"]]
-    repeats = input_channels // plan["pretrain_num_input_channels"]
-    for key in projections:
-        if repeats > 1 and key in weights:
-            weights[key] = weights[key].repeat(1, repeats, 1, 1, 1) / repeats
     wanted = encoder.state_dict()
-    _check(path, weights, wanted)
+    _, plan = encoder_weights.network_and_plan(path, content)
+    found = encoder_weights.find(path, content, stem, _stem_modules(plan, wanted))
+    if backbone is not None:
+        _check_architecture(path, plan, backbone)
+    weights = with_channels(path, found.weights, found.projections, input_channels)
+    _check_tensors(path, weights, wanted)
     encoder.load_state_dict(weights, strict=True)
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    return LoadReport(len(weights), parameters, input_channels, content.get("provenance", {}))
+    return LoadReport(
+        entries=len(weights),
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        input_channels=input_channels,
+        provenance=content.get("provenance") or {},
+        stem=found.stem,
+        conflicts=len(found.conflicts),
+        citations=citations.read(path, content),
+        patients=content.get("patients") or (),
+    )
 
 
-def _encoder_weights(weights: Mapping[str, Tensor], plan: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Entries of stem and stages, named as in the encoder itself (``stem.*``, ``stages.*``)."""
-    prefixes = tuple(f"{plan[key]}." for key in ("key_to_encoder", "key_to_stem"))
-    return {
-        _without_root(name, plan["key_to_encoder"]): tensor
-        for name, tensor in weights.items()
-        if name.startswith(prefixes)
-    }
+def with_channels(path: Path, weights: Weights, projections: Sequence[str], channels: int) -> Weights:
+    """The weights for so many input channels; ``projections`` name the first convolution's ``[F, own channels, D, H, W]``."""
+    changed = dict(weights)
+    for name in projections:
+        own = weights[name].shape[1] if name in weights else channels
+        if channels % own:
+            raise InputError(
+                f"{path}: its stem takes {own} channels, the data set has {channels}: choose another stem or checkpoint"
+            )
+        if own != channels:
+            repeats = channels // own
+            changed[name] = weights[name].repeat(1, repeats, 1, 1, 1) / repeats
+    return changed
 
 
-def _without_root(name: str, key_to_encoder: str) -> str:
-    root = key_to_encoder.rpartition(".")[0]  # "encoder.stages" -> "encoder"
-    return name.removeprefix(f"{root}.") if root else name
+def _stem_modules(plan: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> set[str]:
+    """First name parts of what the encoder has under ``key_to_stem``: anything else there is the id of a stem."""
+    root = plan["key_to_encoder"].rpartition(".")[0]
+    prefix = f"{plan['key_to_stem'].removeprefix(f'{root}.')}."
+    return {name.removeprefix(prefix).partition(".")[0] for name in wanted if name.startswith(prefix)}
 
 
-def _check(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def _check_architecture(path: Path, plan: Mapping[str, Any], backbone: Any) -> None:
+    theirs = architecture.read(path, plan.get("architecture_plans"))
+    differs = architecture.difference(theirs, architecture.from_plan(backbone.architecture_plan()))
+    if differs:
+        raise InputError(f"{path}: {differs}; nothing was loaded: give the detector the checkpoint's architecture")
+
+
+def _check_tensors(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     for name in wanted:
         if name not in weights:
             raise InputError(
@@ -136,23 +256,3 @@ def _check(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tenso
 def _part(name: str) -> str:
     pieces = name.split(".")
     return f"stage {pieces[1]}" if pieces[0] == "stages" else pieces[0]
-
-
-def write_pretrained(
-    path: Path,
-    network: nn.Module,
-    backbone: Any,
-    plan: Mapping[str, Any],
-    citations: Sequence[dict],
-    provenance: Mapping,
-) -> None:
-    """Writes ``checkpoint.pth`` of a pre-training."""
-    checkpoints.save(
-        path,
-        {
-            "network_weights": checkpoints.cpu_weights(network),
-            "nnssl_adaptation_plan": adaptation_plan(backbone, plan),
-            "citations": list(citations),
-            "provenance": dict(provenance),
-        },
-    )

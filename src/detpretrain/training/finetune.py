@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detpretrain import provenance, seeds
+from detpretrain import leakage, provenance, seeds
 from detpretrain.detectors.contract import Targets
 from detpretrain.detectors.factory import build_detector
 from detpretrain.evaluation import metrics
@@ -19,14 +19,15 @@ from detpretrain.evaluation.cases import Case
 from detpretrain.files import digest, read_json
 from detpretrain.loading import batches
 from detpretrain.loading.patches import PatchSample
+from detpretrain.models.factory import build_backbone
 from detpretrain.tasks import read_splits
-from detpretrain.training import adaptation, checkpoints
+from detpretrain.training import adaptation, checkpoints, citations
 from detpretrain.training.lock import CellLock
 from detpretrain.training.logging import write_log
 from detpretrain.training.loop import Run, add_losses, fit, means
 from detpretrain.training.recipe import Recipe
 from detpretrain.training.runtime import Runtime
-from detpretrain.training.stream import PatchStream
+from detpretrain.training.stream import PatchSource, PatchStream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Cell:
         recipe_name: for messages.
         fold, seed: of the cell.
         checkpoint: a pre-trained encoder, None = from scratch.
+        stem: of a checkpoint with several; None = its default.
+        identities: id space of the data set's patients (``leakage``).
         signature: recipe hash of the cell.
 
     A state of the cell is resumed only with the same signature and the same input files.
@@ -53,6 +56,8 @@ class Cell:
     seed: int
     checkpoint: Path | None
     signature: str
+    stem: str | None = None
+    identities: str | None = None
 
 
 def finetune(
@@ -63,19 +68,18 @@ def finetune(
     recipe = Recipe.from_entry(cell.recipe_name, cell.recipe)
     with CellLock(work):
         device = runtime.prepare(recipe.threads)
-        index = read_json(preprocessed / "index.json")
+        index, split = read_json(preprocessed / "index.json"), read_splits(splits)[cell.fold]
         plan = index["plan"]
         torch.manual_seed(seeds.derive(cell.seed, cell.name, "initialisation"))
         detector = build_detector(cell.detector, cell.backbone, plan)
         inputs, pretrained = [preprocessed / "index.json", splits], None
+        seen = [leakage.Identities.of_cases(splits.parent, [*split["train"], *split["val"]], cell.identities).to_json()]
         if cell.checkpoint is not None:
-            report = adaptation.load_encoder(detector.encoder, cell.checkpoint, plan["channels"])
-            print(f"{cell.checkpoint}: {report}", flush=True)
-            inputs, pretrained = [*inputs, cell.checkpoint], report.provenance
+            inputs.append(cell.checkpoint)
+            pretrained, before = load_pretrained(detector, cell, plan)
+            seen += before
         stream = PatchStream(
-            preprocessed,
-            index,
-            read_splits(splits)[cell.fold],
+            [PatchSource(preprocessed, index, split)],
             recipe,
             (cell.seed, cell.name),
             runtime.workers,
@@ -103,15 +107,36 @@ def finetune(
             threads=recipe.threads,
             seconds=round(time.monotonic() - started, 1),
         )
-        write_model(model_path, detector, cell, plan, record)
+        write_model(model_path, detector, cell, plan, seen, record)
         write_log(log_path, rows)
         (work / "last.pth").unlink(missing_ok=True)  # the result is there; a forced rerun starts anew
 
 
+def load_pretrained(
+    detector: nn.Module, cell: Cell, plan: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """Fills the detector's encoder from the cell's checkpoint and says whom to cite.
+
+    Returns:
+        Provenance and citations of the checkpoint, and whose patients it has seen (``leakage.Identities.to_json``).
+    """
+    backbone = build_backbone(cell.backbone, plan)
+    report = adaptation.load_encoder(detector.encoder, cell.checkpoint, plan["channels"], cell.stem, backbone)
+    print(f"{cell.checkpoint}: {report}")
+    for line in citations.lines(report.citations):
+        print(f"please cite: {line}")
+    return {**report.provenance, "citations": list(report.citations)}, list(report.patients)
+
+
 def write_model(
-    path: Path, detector: nn.Module, cell: Cell, plan: Mapping[str, Any], record: Mapping[str, Any]
+    path: Path,
+    detector: nn.Module,
+    cell: Cell,
+    plan: Mapping[str, Any],
+    patients: Sequence[Mapping[str, Any]],
+    record: Mapping[str, Any],
 ) -> None:
-    """``model.pth``: everything that ``inference.model.load`` needs to predict, as plain data."""
+    """``model.pth``: everything that ``inference.model.load`` needs to predict, as plain data, and who has been seen."""
     content = {
         "weights": checkpoints.cpu_weights(detector),
         "cell": cell.name,
@@ -119,6 +144,7 @@ def write_model(
         "backbone": dict(cell.backbone),
         "precision": cell.recipe.get("precision", "bf16"),
         "plan": dict(plan),
+        "patients": [dict(corpus) for corpus in patients],
         "provenance": dict(record),
     }
     checkpoints.save(path, content)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from detpretrain.errors import InputError
-from detpretrain.training import checkpoints
+from detpretrain.training import architecture, checkpoints, citations, encoder_weights
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -20,9 +20,9 @@ def inspect(path: Path) -> dict[str, Any]:
     """
     content = checkpoints.load(path)
     if {"network_weights", "nnssl_adaptation_plan"} <= set(content):
-        return _pretrained(content)
+        return _pretrained(path, content)
     if {"weights", "detector", "plan"} <= set(content):
-        return _model(content)
+        return _model(path, content)
     raise InputError(f"{path}: neither a checkpoint with an adaptation plan nor a model.pth: check the path")
 
 
@@ -42,32 +42,60 @@ def count(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _pretrained(content: Mapping[str, Any]) -> dict[str, Any]:
-    plan, weights = content["nnssl_adaptation_plan"], content["network_weights"]
-    prefixes = tuple(f"{plan[key]}." for key in ("key_to_encoder", "key_to_stem") if plan.get(key))
-    encoder = count({name: tensor for name, tensor in weights.items() if name.startswith(prefixes)})
-    architecture, trained = plan.get("architecture_plans") or {}, plan.get("pretrain_plan") or {}
-    configurations = trained.get("configurations", {})
+def _pretrained(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    plan = content["nnssl_adaptation_plan"]
+    plans, trained = plan.get("architecture_plans") or {}, plan.get("pretrain_plan") or {}
+    configurations = trained.get("configurations") or {}
     return {
         "kind": "pre-trained network with an adaptation plan",
-        "architecture": {"class": architecture.get("arch_class_name"), **(architecture.get("arch_kwargs") or {})},
-        **count(weights),
-        "encoder": encoder,
+        "architecture": str(plans.get("arch_class_name")),
+        "stages": _stages(path, plans),
+        **count(content["network_weights"]),
+        **_encoder(path, content),
         "corpus": trained.get("dataset_name"),
         "channels": plan.get("pretrain_num_input_channels"),
         "patch": plan.get("recommended_downstream_patchsize"),
         "spacing": {name: value.get("spacing") for name, value in configurations.items()},
-        "citations": [f"{entry.get('type')}: {entry.get('name')}" for entry in content.get("citations") or []],
+        "patients": _patients(content),
+        "citations": citations.lines(citations.read(path, content)),
         "provenance": content.get("provenance"),
     }
 
 
-def _model(content: Mapping[str, Any]) -> dict[str, Any]:
-    plan, weights = content["plan"], content["weights"]
+def _encoder(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts about the encoder that a detector would load."""
+    missing = [key for key in encoder_weights.KEYS_READ if content["nnssl_adaptation_plan"].get(key) is None]
+    if missing:
+        return {"encoder": f"cannot be found: nnssl_adaptation_plan has no {missing[0]}"}
+    stems = encoder_weights.find_stems(*encoder_weights.network_and_plan(path, content), content)
+    encoder = encoder_weights.find(path, content, stems.usual or next(iter(stems.by_id), None))
+    inner = [name.partition(f"{stems.key.rpartition('.')[2]}.")[2] for name in encoder.projections]
+    return {
+        "encoder": count(encoder.weights),
+        "alias conflicts": len(encoder.conflicts),
+        "stems": [_stem(name, stems, inner) for name in sorted(stems.by_id)],
+    }
+
+
+def _stem(name: str, stems: encoder_weights.Stems, projections: list[str]) -> str:
+    channels = [stems.by_id[name][key].shape[1] for key in projections if key in stems.by_id[name]]
+    text = f"{name}: {channels[0]} channel(s)" if channels else name
+    return f"{text}, default" if name == stems.usual else text
+
+
+def _model(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    plan, weights, backbone = content["plan"], content["weights"], content.get("backbone") or {}
+    figures = {
+        "features_per_stage": backbone.get("features"),
+        "n_blocks_per_stage": backbone.get("blocks"),
+        "strides": plan.get("strides"),
+        "kernel_sizes": plan.get("kernels"),
+    }
     return {
         "kind": "detector",
         "cell": content.get("cell"),
         "architecture": {"detector": content["detector"], "backbone": content.get("backbone")},
+        "stages": _stages(path, {"arch_class_name": backbone.get("class"), "arch_kwargs": figures}),
         **count(weights),
         "encoder": count({name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}),
         "data set": plan["dataset"],
@@ -76,5 +104,19 @@ def _model(content: Mapping[str, Any]) -> dict[str, Any]:
         "patch": plan["patch"],
         "spacing": plan["spacing"],
         "precision": content.get("precision"),
+        "patients": _patients(content),
+        "citations": citations.lines(citations.read(path, content)),
         "provenance": content.get("provenance"),
     }
+
+
+def _stages(path: Path, plans: Mapping[str, Any]) -> list[str]:
+    found = architecture.read(path, plans)
+    return [f"{number}: {stage}" for number, stage in enumerate(found.stages)] if found else []
+
+
+def _patients(content: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{len(corpus['ids'])} ids" + (f" of the space {corpus['space']}" if corpus.get("space") else "")
+        for corpus in content.get("patients") or ()
+    ]

@@ -91,11 +91,9 @@ class _Loop:
             self.model = self.model.to(memory_format=torch.channels_last_3d)
         self.optimizer = self.recipe.build_optimizer(self.model)
         self.schedule, self.averaging = self.recipe.build_schedule(), self.recipe.build_averaging()
-        dtype = PRECISIONS[self.recipe.precision]
-        if dtype is torch.bfloat16 and run.device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            dtype = torch.float16
-        self.autocast = torch.autocast(run.device.type, dtype=dtype, enabled=dtype is not None)
-        self.scaler = torch.amp.GradScaler(run.device.type, enabled=dtype is torch.float16)
+        self.autocast = autocast(self.recipe, run.device)
+        half = self.recipe.precision != "fp32" and self.autocast.fast_dtype is torch.float16
+        self.scaler = torch.amp.GradScaler(run.device.type, enabled=half)
         self.step, self.average, self.averaged = 0, None, 0
         self.sums: dict[str, Tensor] = {}
         self.log = Log(run.work)
@@ -213,6 +211,14 @@ class _Loop:
                 f"{self.run.work}: {', '.join(bad)} is not finite before step {self.step}: lower the learning rate or set "
                 "clip_norm in the recipe; the last good state is kept"
             )
+
+
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """The recipe's precision on a device: fp16 stands in for bf16 only where a GPU lacks it."""
+    dtype = PRECISIONS[recipe.precision]
+    if dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        dtype = torch.float16
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def add_losses(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,341 @@
+"""Linear probe of a frozen encoder: how much of a voxel's label can be read off its features by a linear classifier.
+
+Alain & Bengio, "Understanding intermediate layers using linear classifier probes", arXiv 1610.01644. The pre-trained encoder is
+compared with the same architecture at random weights and with the grey value alone, all probed alike on the same voxels.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detpretrain import provenance, seeds
+from detpretrain.errors import InputError
+from detpretrain.files import read_json, write_json
+from detpretrain.inference.tiling import tile_starts
+from detpretrain.loading.patches import class_table
+from detpretrain.loading.spatial import read_region
+from detpretrain.models.factory import build_backbone
+from detpretrain.preprocessing.store import PreprocessedCase, read_case
+from detpretrain.tasks import read_splits
+from detpretrain.training import adaptation
+from detpretrain.training.runtime import Runtime
+
+BACKGROUND = "background"
+IGNORED = -1
+TILES_AT_ONCE = 4
+
+EncoderOf = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """``train_voxels`` per training case, shared equally by the classes; ``val_voxels`` per validation case, uniform.
+
+    ``l2``: weight of half the squared norm beside the mean log loss; ``iterations``: of L-BFGS, the same for every encoder;
+    ``repeats``: draws of training voxels, and of the random encoder's weights.
+    """
+
+    train_voxels: int = 480
+    val_voxels: int = 4096
+    l2: float = 1e-3
+    iterations: int = 200
+    repeats: int = 3
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> ProbeSettings:
+        """Raises InputError for an unknown key or a value that is not positive."""
+        known = ProbeSettings.__dataclass_fields__
+        for key, value in settings.items():
+            if key not in known:
+                raise InputError(f"probe: unknown setting {key!r}: use one of {', '.join(known)}")
+            if value <= 0:
+                raise InputError(f"probe: {key} is {value}: give a positive number")
+        return ProbeSettings(**settings)
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """Places of one case: ``positions`` integer [N, 3], ``labels`` [N] (0 = background, k + 1 = class k)."""
+
+    case: PreprocessedCase
+    positions: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+class Intensity(nn.Module):
+    """The floor: a voxel's grey value and the mean of its patch, in the form of an encoder of two stages."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images, images.mean(dim=(2, 3, 4), keepdim=True)]
+
+
+def probe_checkpoint(
+    checkpoint: Path,
+    backbone_entry: Mapping[str, Any],
+    preprocessed: Path,
+    splits: Path,
+    settings: Mapping[str, Any],
+    seed: int,
+    output: Path,
+    threads: int,
+    *,
+    signature: str,
+    runtime: Runtime | None = None,
+) -> None:
+    """Probes the encoder of ``checkpoint`` on a labelled data set and writes ``probe.json``: ``probe``'s result + provenance.
+
+    Args:
+        backbone_entry: of the pre-training, resolved for the study's size; strides and kernels come from the data set's plan.
+        preprocessed, splits: of the labelled data set; its first fold divides training from validation cases.
+        settings: keys of ``ProbeSettings``.
+        signature: recipe hash.
+        runtime: default: ``Runtime()``.
+
+    Raises:
+        InputError: an unknown setting, a checkpoint of another architecture, cases without labels, a class without voxels.
+    """
+    started, chosen = time.monotonic(), ProbeSettings.of(settings)
+    device = (runtime or Runtime()).prepare(threads)
+    index = read_json(preprocessed / "index.json")
+    plan = index["plan"]
+    backbone = build_backbone(backbone_entry, plan)
+
+    def random(repeat: int) -> nn.Module:
+        torch.manual_seed(seeds.derive(seed, "probe", "initialisation", repeat))
+        return backbone.encoder(plan["channels"])
+
+    pretrained = random(0)
+    loaded = adaptation.load_encoder(pretrained, checkpoint, plan["channels"])
+    encoders: dict[str, EncoderOf] = {
+        "pretrained": lambda repeat: pretrained,
+        "random": random,
+        "intensity": lambda repeat: Intensity(),
+    }
+    with threadpool_limits(threads):
+        result = probe(encoders, preprocessed, plan, read_splits(splits)[0], chosen, seed, device)
+    record = provenance.record(
+        signature,
+        ["detpretrain.training.probe", *provenance.class_modules(backbone_entry)],
+        seed=seed,
+        pretrain=loaded.provenance,
+        device=str(device),
+        threads=threads,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    write_json(output, {**result, "provenance": record})
+
+
+def probe(
+    encoders: Mapping[str, EncoderOf],
+    preprocessed: Path,
+    plan: Mapping[str, Any],
+    split: Mapping[str, Sequence[str]],
+    settings: ProbeSettings,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Scores encoders (name -> repeat -> module ``[B, C, D, H, W]`` -> stages); ``pretrained`` and ``random`` are compared.
+
+    Returns:
+        ``dataset``, ``classes`` (background first), ``voxels`` (train, val), per encoder the lists over repeats ``scored``
+        describes, ``difference`` (mean balanced accuracy, pretrained - random) and ``beats_random`` (in every repeat).
+    """
+    names = [BACKGROUND, *plan["class_names"]]
+    patch = np.asarray(plan["patch"])
+    val = [uniform_voxels(preprocessed, case, settings.val_voxels, (seed, "probe", "val")) for case in split["val"]]
+    scores: dict[str, list[dict[str, Any]]] = {name: [] for name in encoders}
+    for repeat in range(settings.repeats):
+        draw = (seed, "probe", "train", repeat)
+        train = [
+            balanced_voxels(preprocessed, case, settings.train_voxels, len(names), draw) for case in split["train"]
+        ]
+        _check_classes(preprocessed, train, names)
+        for name, encoder_of in encoders.items():
+            encoder = encoder_of(repeat).to(device).eval()
+            readout = Readout.fit(*_gather(encoder, train, patch, device), settings.l2, settings.iterations)
+            inputs, labels = _gather(encoder, val, patch, device)
+            scored = scores_of(readout.predict(inputs), labels, len(names))
+            scores[name].append({**scored, "converged": readout.converged, "features": inputs.shape[1]})
+    gains = [
+        a["balanced_accuracy"] - b["balanced_accuracy"]
+        for a, b in zip(scores["pretrained"], scores["random"], strict=True)
+    ]
+    return {
+        "dataset": plan["dataset"],
+        "classes": names,
+        "voxels": {"train": sum(len(part.labels) for part in train), "val": sum(len(part.labels) for part in val)},
+        **{name: _over_repeats(found, names) for name, found in scores.items()},
+        "difference": float(np.mean(gains)),
+        "beats_random": min(gains) > 0,
+    }
+
+
+def label_map(case: PreprocessedCase) -> NDArray[np.int64]:
+    """[D, H, W]: 0 = background, k + 1 = class k, -1 = ignored objects, whose class nobody vouches for."""
+    table = class_table(case.properties).numpy() + 1
+    ids, ignored = np.asarray(case.properties["ids"], int), np.asarray(case.properties["ignored"], bool)
+    table[ids[ignored]] = IGNORED
+    return table[case.instances[...]]
+
+
+def uniform_voxels(preprocessed: Path, name: str, number: int, seed: Sequence[str | int]) -> Voxels:
+    """``number`` voxels of a case drawn uniformly, all of them if there are fewer; ignored ones are left out."""
+    case, labels = _labelled(preprocessed, name)
+    return _voxels(case, labels, _some(np.flatnonzero(labels != IGNORED), number, seeds.generator(*seed, name)))
+
+
+def balanced_voxels(preprocessed: Path, name: str, number: int, classes: int, seed: Sequence[str | int]) -> Voxels:
+    """``number // classes`` voxels of each class (background counts) of a case, fewer where a class has fewer."""
+    case, labels = _labelled(preprocessed, name)
+    rng = seeds.generator(*seed, name)
+    chosen = [_some(np.flatnonzero(labels == label), number // classes, rng) for label in range(classes)]
+    return _voxels(case, labels, np.concatenate(chosen))
+
+
+def _labelled(preprocessed: Path, name: str) -> tuple[PreprocessedCase, NDArray[np.int64]]:
+    case = read_case(preprocessed, name)
+    if case.instances is None:
+        raise InputError(f"{preprocessed / name}: has no labels: probe on a labelled data set")
+    return case, label_map(case)
+
+
+def _some(candidates: NDArray[np.int64], number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.choice(candidates, min(number, len(candidates)), replace=False)
+
+
+def _voxels(case: PreprocessedCase, labels: NDArray[np.int64], chosen: NDArray[np.int64]) -> Voxels:
+    return Voxels(case, np.stack(np.unravel_index(chosen, labels.shape), axis=1), labels.flat[chosen])
+
+
+def _check_classes(preprocessed: Path, train: Sequence[Voxels], names: Sequence[str]) -> None:
+    missing = set(range(len(names))) - {int(label) for part in train for label in np.unique(part.labels)}
+    if missing:
+        raise InputError(
+            f"{preprocessed}: no training voxel of {names[min(missing)]}: raise train_voxels or choose another probe data set"
+        )
+
+
+def _gather(
+    encoder: nn.Module, parts: Sequence[Voxels], patch: NDArray[np.int64], device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    found = [features(encoder, part.case.data, part.positions, patch, device) for part in parts]
+    return np.concatenate(found), np.concatenate([part.labels for part in parts])
+
+
+@torch.inference_mode()
+def features(
+    encoder: nn.Module, data: Any, positions: NDArray[np.int64], patch: NDArray[np.int64], device: torch.device
+) -> NDArray[np.float32]:
+    """All stages' features at voxels, float32 [N, F]: each voxel from the tile that has it nearest to its centre.
+
+    ``data`` [C, D, H, W], sliced tile by tile; tiles do not overlap unless the last one would stick out.
+    """
+    shape = np.asarray(data.shape[1:])
+    front = np.maximum(patch - shape, 0) // 2  # an axis shorter than the patch is centred, as in training
+    starts = tile_starts(np.maximum(shape, patch).tolist(), patch.tolist(), 0.0) - front
+    owner = nearest_tile(positions, starts, patch)
+    used, parts = np.unique(owner), {}
+    for first in range(0, len(used), TILES_AT_ONCE):
+        tiles = used[first : first + TILES_AT_ONCE]
+        images = np.stack([read_region(data, starts[tile], starts[tile] + patch) for tile in tiles])
+        stages = encoder(torch.from_numpy(images).to(device))
+        for place, tile in enumerate(tiles):
+            local = torch.from_numpy(positions[owner == tile] - starts[tile]).to(device)
+            parts[tile] = at_positions([stage[place : place + 1] for stage in stages], local, patch.tolist()).cpu()
+    found = torch.cat([parts[tile] for tile in used]).numpy()
+    result = np.empty_like(found)
+    result[np.argsort(owner, kind="stable")] = found
+    return result
+
+
+def nearest_tile(
+    positions: NDArray[np.int64], starts: NDArray[np.int64], patch: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of each position [N, 3], the tile (of ``starts`` [T, 3]) whose centre is nearest in units of the patch, [N]."""
+    distance = np.abs(positions[:, None] - (starts + (patch - 1) / 2)) / patch
+    return distance.max(axis=2).argmin(axis=1)
+
+
+def at_positions(stages: Sequence[Tensor], positions: Tensor, patch: Sequence[int]) -> Tensor:
+    """Stages of one patch (``[1, F_i, d, h, w]`` each), upsampled to it trilinearly, at its voxels [N, 3] -> ``[N, sum F_i]``."""
+    size = torch.tensor(patch, device=positions.device)
+    grid = ((2 * positions + 1) / size - 1).flip(-1)[None, None, None]  # grid_sample wants (x, y, z)
+    sampled = [
+        functional.grid_sample(stage, grid, mode="bilinear", padding_mode="border", align_corners=False)[0, :, 0, 0]
+        for stage in stages
+    ]
+    return torch.cat(sampled).T
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Multinomial logistic regression on features standardised with the training voxels' mean and standard deviation."""
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    model: LogisticRegression
+
+    @staticmethod
+    def fit(inputs: NDArray[np.float32], labels: NDArray[np.int64], l2: float, iterations: int) -> Readout:
+        """Minimises the mean log loss + ``l2`` / 2 times the squared norm of the weights, within ``iterations``."""
+        values = inputs.astype(np.float64)
+        mean, scale = values.mean(axis=0), values.std(axis=0)
+        scale[scale == 0] = 1.0  # a feature that never changes tells nothing
+        model = LogisticRegression(C=1 / (l2 * len(labels)), max_iter=iterations)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the budget is fixed; ``converged`` says how it ended
+            model.fit((values - mean) / scale, labels)
+        return Readout(mean, scale, model)
+
+    @property
+    def converged(self) -> bool:
+        return bool((self.model.n_iter_ < self.model.max_iter).all())
+
+    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.int64]:
+        return self.model.predict((inputs.astype(np.float64) - self.mean) / self.scale)
+
+
+def scores_of(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> dict[str, Any]:
+    """``recall`` and ``dice`` per class (None: no voxel has it) and their means, ``balanced_accuracy`` and ``mean_dice``.
+
+    On voxels Dice is the F1 score.
+    """
+    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    hit, true, called = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    present = true > 0
+    recall, dice = hit[present] / true[present], 2 * hit[present] / (true + called)[present]
+    return {
+        "balanced_accuracy": float(recall.mean()),
+        "mean_dice": float(dice.mean()),
+        "recall": _with_none(recall, present),
+        "dice": _with_none(dice, present),
+    }
+
+
+def _with_none(values: NDArray[np.float64], present: NDArray[np.bool_]) -> list[float | None]:
+    remaining = iter(values.tolist())
+    return [next(remaining) if there else None for there in present]
+
+
+def _over_repeats(scored: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Lists over repeats; ``per_class``: class name -> ``recall`` and ``dice``."""
+    per_class = {
+        name: {metric: [one[metric][place] for one in scored] for metric in ("recall", "dice")}
+        for place, name in enumerate(names)
+    }
+    whole = ("balanced_accuracy", "mean_dice", "converged", "features")
+    return {name: [one[name] for one in scored] for name in whole} | {"per_class": per_class}
