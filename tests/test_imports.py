@@ -13,8 +13,8 @@ CLI = "cli"  # imports anything, and nothing imports it
 
 # Parts of the package (its folders and single modules) from the ground up: each imports its own layer and lower ones.
 LAYERS = (
-    {"errors", "files", "build", "seeds", "boxes", "geometry", "volumes", "dicom", "splits", "provenance"},
-    {"tasks", "task_writer", "task_validation", "evaluation"},
+    {"errors", "files", "build", "seeds", "boxes", "geometry", "volumes", "dicom", "splits", "provenance", "hub"},
+    {"tasks", "task_writer", "task_validation", "evaluation", "leakage"},
     {"datasets", "preprocessing", "loading", "models", "comparison"},
     {"pretraining", "detectors", "report"},
     {"training", "inference"},
@@ -33,7 +33,7 @@ NEVER = {
     "report": {"datasets", "preprocessing", "loading", "models", "pretraining", "detectors"},
 }
 # a study has hundreds of short jobs of these
-WITHOUT_TORCH = {"evaluation", "comparison", "report"} | CONFIGURATION | LAYERS[0]
+WITHOUT_TORCH = {"evaluation", "comparison", "report", "leakage"} | CONFIGURATION | LAYERS[0]
 
 
 def part(name):

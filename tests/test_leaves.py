@@ -20,7 +20,7 @@ def recipes(config=CONFIG, entries=KINDS, plans=PLANS):
         found[f"pretrain {init}"] = leaves.recipe("pretrain", leaves.pretrain(chosen, init, backbone))
     for cell in chosen.cells:
         name = f"{cell.detector} {cell.init} {cell.fold}"
-        finetune = leaves.finetune(chosen, cell.detector, cell.fold, cell.seed)
+        finetune = leaves.finetune(chosen, cell.detector, cell.init, cell.fold, cell.seed)
         found[f"finetune {name}"] = leaves.recipe("finetune", finetune)
         found[f"predict {name}"] = leaves.recipe("predict", leaves.predict(chosen, cell.detector))
     for dataset in {*chosen.config["datasets"], chosen.config["corpus"]}:
@@ -105,7 +105,10 @@ def test_folds_and_seeds_differ_from_each_other():
     names = [f"finetune retina_unet_resenc scratch {fold}" for fold in range(3)]
     assert len({BEFORE[name] for name in names}) == 3
     chosen = study.Study({**study.DEFAULTS, **CONFIG}, KINDS, PLANS)
-    seeds = {leaves.recipe("finetune", leaves.finetune(chosen, "retina_unet_resenc", 0, seed)) for seed in range(3)}
+    seeds = {
+        leaves.recipe("finetune", leaves.finetune(chosen, "retina_unet_resenc", "scratch", 0, seed))
+        for seed in range(3)
+    }
     assert len(seeds) == 3
 
 

@@ -94,7 +94,7 @@ def test_what_a_fine_tuning_runs_counts_as_its_source():
 
     root = Path(__file__).resolve().parents[1]
     chosen = study.load([root / "config" / "smoke.yaml"], root)
-    finetune = leaves.finetune(chosen, "retina_unet_resenc", 0, 0)
+    finetune = leaves.finetune(chosen, "retina_unet_resenc", "mae", 0, 0)
     modules = ("detpretrain.training.finetune", *provenance.class_modules(finetune))
     found = {path.relative_to(provenance.PACKAGE).as_posix() for path in provenance.closure(modules)}
     assert {"models/resenc.py", "detectors/retina_unet.py", "detectors/criteria.py", "detectors/losses.py"} <= found

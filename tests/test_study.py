@@ -111,7 +111,7 @@ def test_name_that_does_not_exist_is_one_line(changes, parts):
 
 
 def test_pretraining_without_a_corpus_is_one_line():
-    assert "no corpus is named" in refused({k: v for k, v in SMOKE.items() if k != "corpus"})
+    assert "no data set is named: add corpus: DATASET" in refused({k: v for k, v in SMOKE.items() if k != "corpus"})
 
 
 def test_entry_at_another_size_and_unknown_plan():

@@ -17,7 +17,10 @@ VERSIONS: Mapping[str, int] = {
     "prepare": 1,
     "plan": 1,
     "preprocess": 1,
-    "pretrain": 1,
+    "fetch": 1,
+    "leakage": 1,
+    "pretrain": 2,
+    "probe": 1,
     "finetune": 1,
     "predict": 1,
     "evaluate": 1,
@@ -37,7 +40,8 @@ def recipe(stage: str, leaves: Mapping[str, Any]) -> str:
 
 
 def prepare(study: Study, dataset: str) -> dict[str, Any]:
-    return {"dataset": study.entry("datasets", dataset)}
+    entry = study.entry("datasets", dataset)
+    return {"dataset": {key: value for key, value in entry.items() if key != "identities"}}
 
 
 def plan(study: Study, name: str) -> dict[str, Any]:
@@ -53,18 +57,46 @@ def pretrain(study: Study, init: str, backbone: str) -> dict[str, Any]:
         "backbone": study.entry("backbones", backbone),
         "recipe": study.entry("recipes", method["recipe"]),
         "seed": entry.get("seed", 0),
+        "corpora": study.corpora(init),
     }
 
 
-def finetune(study: Study, detector: str, fold: int, seed: int) -> dict[str, Any]:
-    """Entries of a fine-tuning; the initialisation counts through the checkpoint, inference is ``predict``'s."""
+def identities(study: Study, dataset: str) -> str | None:
+    """The id space of a data set's patients; None = unknown, compared with every other."""
+    return study.entry("datasets", dataset).get("identities")
+
+
+def fetch(study: Study, init: str) -> dict[str, Any]:
+    return {"checkpoint": study.checkpoint(init)}
+
+
+def leakage(study: Study, init: str, dataset: str) -> dict[str, Any]:
+    """What decides whether a pre-training may be scored on a data set; the patients count through the input."""
+    entry = study.entry("inits", init)
+    corpora = study.corpora(init) if "method" in entry else []
+    return {
+        "corpora": corpora,
+        "identities": {name: identities(study, name) for name in [*corpora, dataset]},
+        "patients": entry.get("patients"),
+        "accepted": study.accepts_overlap(init, dataset),
+    }
+
+
+def probe(study: Study, backbone: str) -> dict[str, Any]:
+    return {"probe": study.config["probe"], "backbone": study.entry("backbones", backbone)}
+
+
+def finetune(study: Study, detector: str, init: str, fold: int, seed: int) -> dict[str, Any]:
+    """Entries of a fine-tuning; the checkpoint counts through the input, inference is ``predict``'s."""
     entry = study.entry("detectors", detector)
+    stem = study.entry("inits", init).get("stem")
     return {
         "detector": {key: value for key, value in entry.items() if key != "inference"},
         "backbone": study.entry("backbones", entry["backbone"]),
         "recipe": study.entry("recipes", entry["recipe"]),
         "fold": fold,
         "seed": seed,
+        **({"stem": stem} if stem else {}),
     }
 
 

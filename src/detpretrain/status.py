@@ -49,7 +49,7 @@ def cell_state(study: Study, cell: Cell) -> CellState:
 
 def expected(study: Study, cell: Cell) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Recipe and starting modules of each stage of a cell, as its results should record them."""
-    finetune = leaves.finetune(study, cell.detector, cell.fold, cell.seed)
+    finetune = leaves.finetune(study, cell.detector, cell.init, cell.fold, cell.seed)
     network = provenance.class_modules(finetune["detector"], finetune["backbone"])
     stages = {
         "finetune": (

@@ -18,12 +18,14 @@ import jsonschema
 from detpretrain.errors import InputError
 from detpretrain.files import read_yaml
 
+INIT_KEYS = ("method", "corpus", "seed", "checkpoint", "stem", "patients")
 KINDS = ("datasets", "methods", "inits", "detectors", "recipes", "backbones")
 DEFAULTS: dict[str, Any] = {
     "seeds": [0],
     "evaluation": {},
     "comparison": {},
     "runtime": {},
+    "accept_overlap": {},
 }
 
 
@@ -95,17 +97,27 @@ class Study:
             raise InputError(f"config/plans: no plan {name!r}{nearest(name, self.plans)}")
         return self.plans[name]
 
-    def corpus(self, init: str) -> str:
-        """The pre-training data set of an initialisation: its own, or the study's."""
-        corpus = self.entry("inits", init).get("corpus", self.config.get("corpus"))
-        if corpus is None:
+    def corpora(self, init: str) -> list[str]:
+        """The data sets that an initialisation is pre-trained on: its own, or those of the study that its method asks for."""
+        entry = self.entry("inits", init)
+        key = self.entry("methods", entry["method"]).get("corpus", "corpus")
+        named = entry.get("corpus", self.config.get(key))
+        if named is None:
             raise InputError(
-                f"study {self.name}: init {init} is pre-trained, but no corpus is named: add corpus: DATASET"
+                f"study {self.name}: init {init} is pre-trained, but no data set is named: add {key}: DATASET"
             )
-        return corpus
+        return [named] if isinstance(named, str) else list(named)
 
     def needs_pretraining(self, init: str) -> bool:
         return "method" in self.entry("inits", init)
+
+    def checkpoint(self, init: str) -> str | None:
+        """A checkpoint that exists already: a file, or ``hf://ORG/REPO@REVISION``; None for the study's own inits."""
+        return self.entry("inits", init).get("checkpoint")
+
+    def accepts_overlap(self, init: str, dataset: str) -> bool:
+        """Whether the study file accepts that the pre-training saw scored patients of a data set."""
+        return dataset in self.config["accept_overlap"].get(init, ())
 
     def folds(self, dataset: str) -> list[int]:
         """Folds of a data set that the study runs: its own list, or all that the entry's splits make."""
@@ -136,6 +148,10 @@ class Study:
             for row in self.rows
             for fold in self.folds(row.dataset)
         ]
+
+    @cached_property
+    def inits(self) -> list[str]:
+        return sorted({row.init for row in self.rows})
 
     @cached_property
     def pretrainings(self) -> list[tuple[str, str]]:
@@ -213,11 +229,28 @@ def _check_references(study: Study) -> None:
         _check_parts(study, "detectors", row.detector, detector)
         study.entry("backbones", detector["backbone"])
         study.folds(row.dataset)
-    for init in {row.init for row in study.rows}:
-        entry = study.entry("inits", init)
-        if "method" in entry:
-            _check_parts(study, "methods", entry["method"], study.entry("methods", entry["method"]))
-            study.entry("datasets", study.corpus(init))
+    for init in study.inits:
+        _check_init(study, init, study.entry("inits", init))
+    for init, datasets in study.config["accept_overlap"].items():
+        study.entry("inits", init)
+        for dataset in datasets:
+            study.entry("datasets", dataset)
+    if "probe" in study.config:
+        study.entry("datasets", study.config["probe"]["dataset"])
+
+
+def _check_init(study: Study, init: str, entry: Mapping[str, Any]) -> None:
+    unknown = sorted(set(entry) - set(INIT_KEYS))
+    if unknown:
+        raise InputError(f"config/inits.yaml: {init}: unknown key {unknown[0]!r}{nearest(unknown[0], INIT_KEYS)}")
+    if "method" in entry and "checkpoint" in entry:
+        raise InputError(f"config/inits.yaml: {init} has both method and checkpoint: keep one of them")
+    if "stem" in entry and len(entry.keys() & {"method", "checkpoint"}) != 1:
+        raise InputError(f"config/inits.yaml: {init}: stem without a checkpoint or method: remove it")
+    if "method" in entry:
+        _check_parts(study, "methods", entry["method"], study.entry("methods", entry["method"]))
+        for corpus in study.corpora(init):
+            study.entry("datasets", corpus)
 
 
 def _check_parts(study: Study, kind: str, name: str, entry: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,16 +60,32 @@ class TaskWriter:
     _excluded: set[str] = field(default_factory=set, init=False)
     _task: Task | None = field(default=None, init=False)
 
-    def describe(self, labels: Sequence[str], modalities: Sequence[str]) -> None:
-        """Names the classes (none for an unlabelled corpus) and the channels; once, before the first case."""
-        self._task = Task(self.root, self.dataset, dict(enumerate(labels)), dict(enumerate(modalities)))
+    def describe(
+        self,
+        labels: Sequence[str],
+        modalities: Sequence[str],
+        regions: Mapping[str, Sequence[int]] | None = None,
+        unannotated: Sequence[int] = (),
+    ) -> None:
+        """Names the classes (none for an unlabelled corpus) and the channels; once, before the first case.
+
+        ``regions`` and ``unannotated``: see ``tasks.Task``.
+        """
+        self._task = Task(
+            self.root,
+            self.dataset,
+            dict(enumerate(labels)),
+            dict(enumerate(modalities)),
+            {name: list(members) for name, members in (regions or {}).items()},
+            list(unannotated),
+        )
 
     @property
     def task(self) -> Task:
         """The task as written so far, for validation before ``finish``."""
         if self._task is None:
             raise RuntimeError(f"{self.dataset}: the data set did not describe its labels and modalities")
-        return Task(self.root, self._task.name, self._task.labels, self._task.modalities)
+        return replace(self._task)  # without what it has cached of the folder
 
     def excluded(self, case: str) -> bool:
         """Whether the configuration leaves this case out: ask before an expensive conversion."""
@@ -127,7 +143,9 @@ class TaskWriter:
 
     def adopt(self, source: Task, records: Mapping[str, CaseRecord]) -> None:
         """Links every file of a task that has this layout already; ``records`` names the origin of its cases."""
-        self.describe(list(source.labels.values()), list(source.modalities.values()))
+        self.describe(
+            list(source.labels.values()), list(source.modalities.values()), source.regions, source.unannotated
+        )
         for test_set in source.test_sets:
             for case in source.cases(test_set):
                 if not self.excluded(case):
@@ -179,6 +197,8 @@ class TaskWriter:
                 "labels": {str(key): name for key, name in task.labels.items()},
                 "modalities": {str(key): name for key, name in task.modalities.items()},
                 "excluded_cases": dict(self.exclude_cases),
+                **({"regions": task.regions} if task.regions else {}),
+                **({"unannotated": task.unannotated} if task.unannotated else {}),
             },
         )
 

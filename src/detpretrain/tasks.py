@@ -2,7 +2,8 @@
 
 ::
 
-    dataset.json                       name, labels, modalities (an outside task may have dataset.yaml instead)
+    dataset.json                       name, labels, modalities (an outside task may have dataset.yaml instead); segmentation
+                                       data sets may add regions {name: [labels]} and unannotated [labels]
     raw_splitted/imagesTr/CASE_0000.nii.gz   one file per modality
     raw_splitted/labelsTr/CASE.nii.gz        instance map: 0 background, 1..N
     raw_splitted/labelsTr/CASE.json          {"instances": {"1": class, ...}, "boxes"?: {"1": [6]}, "ignored"?: ["3"]}
@@ -74,12 +75,20 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Task:
-    """A task folder. ``labels`` is empty for an unlabelled corpus."""
+    """A task folder. ``labels`` is empty for an unlabelled corpus.
+
+    Attributes:
+        regions: of a segmentation data set whose classes are unions of labels (nnU-Net's regions): name -> labels; empty = every
+            label is a class.
+        unannotated: labels of voxels that nobody annotated (nnU-Net's ignore label).
+    """
 
     root: Path
     name: str
     labels: dict[int, str]
     modalities: dict[int, str]
+    regions: dict[str, list[int]] = field(default_factory=dict)
+    unannotated: list[int] = field(default_factory=list)
 
     @classmethod
     def read(cls, root: Path | str) -> Task:
@@ -90,7 +99,8 @@ class Task:
         modalities = _numbered(path, "modalities", content.get("modalities") or {})
         if not modalities:
             raise InputError(f'{path}: names no modalities: add "modalities": {{"0": "CT"}}')
-        return cls(root, str(content.get("name") or content.get("task") or root.name), labels, modalities)
+        name = str(content.get("name") or content.get("task") or root.name)
+        return cls(root, name, labels, modalities, *_unions(path, content, labels))
 
     @property
     def labelled(self) -> bool:
@@ -212,6 +222,19 @@ def read_table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
     except ValueError as error:
         raise InputError(f"{path}: not a table ({' '.join(str(error).split())}): prepare the task again") from None
+
+
+def _unions(path: Path, content: dict[str, Any], labels: dict[int, str]) -> tuple[dict[str, list[int]], list[int]]:
+    """``regions`` and ``unannotated``, which must name labels of the task."""
+    regions, unannotated = content.get("regions") or {}, content.get("unannotated") or []
+    try:
+        named = [*unannotated, *(label for members in regions.values() for label in members)]
+        unknown = [label for label in named if label not in labels]
+    except (AttributeError, TypeError):
+        raise InputError(f'{path}: regions must be {{"name": [labels]}}, unannotated [labels]: correct them') from None
+    if unknown:
+        raise InputError(f"{path}: regions or unannotated name label {unknown[0]!r}, which labels lacks: correct them")
+    return regions, unannotated
 
 
 def _numbered(path: Path, key: str, value: Any) -> dict[int, str]:

@@ -15,8 +15,8 @@ KEY = ["study", "dataset", "test_set", "detector", "init", "seed"]
 
 @pytest.fixture
 def run(tmp_path):
-    def call(paths, **settings):
-        compare(paths, tmp_path / "out", {**SETTINGS, **settings})
+    def call(paths, overlaps=None, **settings):
+        compare(paths, tmp_path / "out", {**SETTINGS, **settings}, overlaps or {})
         return {name: pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ("scores", "folds", "differences")}
 
     return call
@@ -114,3 +114,13 @@ def test_single_patient_has_a_score_but_no_interval(make_table, write_rows, run)
     assert found["scores"][["AP@0.10_low", "AP@0.10_high"]].isna().all(axis=None)
     assert found["differences"]["difference"].notna().all()
     assert found["differences"][["low", "high", "p"]].isna().all(axis=None)
+
+
+def test_every_table_says_how_many_scored_patients_the_pretraining_saw(make_table, write_rows, run):
+    paths = write_rows(make_table("scratch"), make_table("mae"), make_table("mae", dataset="other"))
+    found = run(paths, overlaps={("nodules", "mae"): 3, ("other", "elsewhere"): 5})
+    for table in found.values():
+        expected = ((table["dataset"] == "nodules") & (table["init"] == "mae")) * 3
+        assert table["overlap"].tolist() == expected.tolist()
+    assert (found["differences"]["overlap"] == 3).any()
+    assert run(paths[:1])["differences"]["overlap"].empty

@@ -20,7 +20,7 @@ FOREGROUND = {"voxels": 50, "mean": 40.0, "sd": 10.0, "percentile_00_5": -100.0,
 @cache
 def _plan(name, modalities, classes):
     spec = read_spec(PLANS / f"{name}.yaml")
-    if classes:
+    if classes and spec.get("anchors") != "none":
         spec["anchors"] = ANCHORS
     boxes = [[10.0, 10, 10, 20, 22, 18]] * classes
     cases = [CaseFingerprint("a", (160,) * 3, (160,) * 3, (1.0,) * 3, boxes, list(range(classes)))]

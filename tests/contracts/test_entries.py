@@ -19,6 +19,7 @@ from detpretrain.files import read_yaml
 from detpretrain.inference.predict import InferenceSettings
 from detpretrain.models.factory import build_backbone
 from detpretrain.preprocessing.plan import KEYS
+from detpretrain.pretraining.contract import Source
 from detpretrain.training import adaptation
 from detpretrain.training.pretrain import RESERVED as METHOD_RESERVED
 from detpretrain.training.recipe import Recipe
@@ -26,6 +27,7 @@ from detpretrain.training.recipe import Recipe
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 ENTRIES = {kind: read_yaml(CONFIG / f"{kind}.yaml") for kind in study.KINDS}
 PLANS = sorted(path.stem for path in (CONFIG / "plans").glob("*.yaml"))
+SPECS = {name: read_yaml(CONFIG / "plans" / f"{name}.yaml") for name in PLANS}
 STUDIES = sorted(path.name for path in CONFIG.glob("*.yaml") if "study" in read_yaml(path))
 FULL = "full"
 
@@ -60,7 +62,28 @@ def method_of(name, size, backbone, synthetic_plan, seed=0):
     plan = synthetic_plan(entry["plan"], modalities=("CT",), classes=0)
     torch.manual_seed(seed)
     made = build_backbone(resolved("backbones", backbone, size), plan)
-    return build({key: value for key, value in entry.items() if key not in METHOD_RESERVED}, backbone=made), made, plan
+    arguments = {key: value for key, value in entry.items() if key not in METHOD_RESERVED}
+    annotated = {"sources": SOURCES} if locate(entry["class"]).supervised else {}
+    return build(arguments, backbone=made, **annotated), made, plan
+
+
+# what a supervised method is told: labels that clash and overlap, channels that differ
+SOURCES = [
+    Source("chest", ["CT"], ["lungs", "heart"], [[1], [2]], [], 9),
+    Source("brain", ["T1", "T2"], ["tumour", "core"], [[1, 2], [2]], [3], 4),
+]
+
+
+def views_of(method, plan, seeds):
+    """Views of one sample per seed; each sample's image (and labels) depend on its own seed only."""
+    patch = plan["patch"]
+    if not method.supervised:
+        images = torch.cat([noise(1, 1, *patch, seed=seed) for seed in seeds])
+        return method.views(images, seeds)
+    sources = [seed % len(SOURCES) for seed in seeds]
+    images = [noise(len(SOURCES[s].modalities), *patch, seed=seed) for s, seed in zip(sources, seeds, strict=True)]
+    labels = torch.stack([(noise(*patch, seed=seed + 1) * 2).round().clamp(0, 3).long() for seed in seeds])
+    return method.views(images, labels, sources)
 
 
 def noise(*shape, seed=0):
@@ -192,15 +215,62 @@ def test_method_entries_build_and_name_what_exists(name, size, backbone, synthet
 @pytest.mark.parametrize(("name", "size", "backbone"), [entry for entry in PRETRAININGS if entry[1] != FULL])
 def test_methods_train_and_views_follow_the_seeds(name, size, backbone, synthetic_plan):
     values = []
-    for number, view in enumerate(([1, 2], [1, 2], [3, 4])):
+    for number, seeds in enumerate(([1, 2], [1, 2], [3, 4])):
         method, _, plan = method_of(name, size, backbone, synthetic_plan)
         torch.manual_seed(number)  # of no consequence
-        losses = method(*method.views(noise(2, 1, *plan["patch"]), view))
+        losses = method(*views_of(method, plan, seeds))
         assert_losses(losses)
         values.append({key: value.item() for key, value in losses.items()})
     assert values[0] == values[1] != values[2]
     sum(losses.values()).backward()
     assert_gradients(method, method.network.encoder)
+
+
+@pytest.mark.parametrize(("name", "size", "backbone"), [entry for entry in PRETRAININGS if entry[1] != FULL])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
+def test_a_sample_s_views_do_not_depend_on_its_batch(name, size, backbone, training, synthetic_plan):
+    method, _, plan = method_of(name, size, backbone, synthetic_plan)
+    method.train(training)
+    together = views_of(method, plan, [4, 7, 9])
+    for place, seed in enumerate([4, 7, 9]):
+        for whole, part in zip(together, views_of(method, plan, [seed]), strict=True):
+            assert len(whole) == 3
+            torch.testing.assert_close(whole[place], part[0])
+
+
+@pytest.mark.parametrize(("name", "size", "backbone"), [entry for entry in PRETRAININGS if entry[1] != FULL])
+def test_two_steps_change_every_encoder_tensor_but_biases_before_a_norm(name, size, backbone, synthetic_plan):
+    method, _, plan = method_of(name, size, backbone, synthetic_plan)
+    before = {key: value.clone() for key, value in method.network.encoder.state_dict().items()}
+    # its steps do not shrink with the gradient, which is tiny behind a residual branch whose last norm starts at zero
+    optimizer = torch.optim.AdamW(method.parameters(), lr=0.01, weight_decay=0.0)
+    for step in range(2):
+        optimizer.zero_grad()
+        sum(method(*views_of(method, plan, [2 * step, 2 * step + 1])).values()).backward()
+        optimizer.step()
+    still = [key for key, value in method.network.encoder.state_dict().items() if torch.equal(value, before[key])]
+    # what a norm follows may shift as it likes: its gradient is rounding, or nothing
+    assert all(key.endswith((".conv.bias", ".all_modules.0.bias")) for key in still), still
+
+
+@pytest.mark.parametrize(("name", "size", "backbone"), [entry for entry in PRETRAININGS if entry[1] != FULL])
+def test_methods_are_assessed_beside_a_baseline_and_show_themselves(name, size, backbone, synthetic_plan):
+    method, _, plan = method_of(name, size, backbone, synthetic_plan)
+    method.eval()
+    with torch.no_grad():
+        views = views_of(method, plan, [1, 2])
+        scores, rows = method.assess(*views), method.preview(*views)
+    assert scores
+    for score in scores.values():
+        for numerator, denominator in (score.method, score.baseline):
+            assert float(denominator) > 0
+            assert float(numerator) >= 0
+    assert len(rows) == 2
+    for row in rows:
+        for panel in row:
+            assert panel.kind in ("grey", "labels", "matrix")
+            assert panel.values.ndim == 2
+            assert panel.values.isfinite().all()
 
 
 @pytest.mark.parametrize(("name", "size", "backbone"), [entry for entry in PRETRAININGS if entry[1] != FULL])
@@ -260,7 +330,8 @@ def test_plans_plan(name, classes, synthetic_plan):
     plan = synthetic_plan(name, classes=classes)
     assert tuple(plan) == KEYS
     assert len(plan["strides"]) == len(plan["kernels"]) > max(plan["detection_levels"])
-    assert (plan["anchors"] is None) == (classes == 0)
+    for_detection = SPECS[name].get("anchors") != "none"
+    assert (plan["anchors"] is not None) == (classes > 0 and for_detection)
 
 
 @pytest.mark.parametrize("name", ENTRIES["datasets"])
@@ -278,6 +349,7 @@ def test_studies_name_what_exists(name):
 @pytest.mark.parametrize("name", ENTRIES["inits"])
 def test_inits_name_what_exists(name):
     entry = ENTRIES["inits"][name]
+    assert set(entry) <= set(study.INIT_KEYS)
     assert entry.get("method") in {None, *ENTRIES["methods"]}
     assert entry.get("corpus") in {None, *ENTRIES["datasets"]}
 

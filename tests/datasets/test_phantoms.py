@@ -7,6 +7,7 @@ from scipy import ndimage
 from detpretrain import volumes
 from detpretrain.datasets.phantom_anatomy import ORGANS
 from detpretrain.datasets.phantoms import ChestPhantom, PhantomCorpus, PhantomNodules, PhantomOrgans
+from detpretrain.errors import InputError
 from detpretrain.task_validation import validate
 from detpretrain.task_writer import TaskWriter
 from detpretrain.tasks import Task
@@ -102,6 +103,21 @@ def test_organs_are_instance_and_semantic_map_in_one(tmp_path):
     assert list(task.labels.values()) == list(ORGANS)
     for case in task.cases():
         assert task.annotation(case).classes == {number + 1: number for number in range(len(ORGANS))}
+
+
+def test_organs_can_be_united_under_another_meaning(tmp_path):
+    plain = _write(PhantomOrgans(cases=2, seed=1, **SMALL), tmp_path / "a")
+    united = _write(
+        PhantomOrgans(cases=2, seed=1, organs={"lungs": ["lung vessels", "lungs"], "skeleton": ["bones"]}, **SMALL),
+        tmp_path / "b",
+    )
+    assert united.labels == {0: "lungs", 1: "skeleton"}
+    case = plain.cases()[1]
+    before, after = (volumes.read(task.label_path(case))[0] for task in (plain, united))
+    lungs = np.isin(before, [1 + ORGANS.index("lungs"), 1 + ORGANS.index("lung vessels")])
+    np.testing.assert_array_equal(after, lungs + 2 * (before == 1 + ORGANS.index("bones")))
+    with pytest.raises(InputError, match="no organ 'liver'"):
+        PhantomOrgans(cases=1, seed=1, organs={"belly": ["liver"]})
 
 
 def test_seeds_and_exclusions(tmp_path):

@@ -25,7 +25,7 @@ def written(retina, tmp_path):
         signature="abc",
     )
     path = tmp_path / "model.pth"
-    write_model(path, retina.network, cell, retina.plan, {"recipe": "abc"})
+    write_model(path, retina.network, cell, retina.plan, [], {"recipe": "abc"})
     return path
 
 

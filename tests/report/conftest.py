@@ -90,8 +90,63 @@ def study(tmp_path) -> Study:
         matches.write(row_files[-1], matches.build(cases, infos, run))
         cells = tmp_path / "cells" / "nodules" / "retina_unet_resenc" / init
         logs += [write_log(cells / f"fold{fold}-seed0" / "log.csv") for fold in range(2)]
-    compare(row_files, tmp_path / "comparison", {"resamples": 100})
+    compare(row_files, tmp_path / "comparison", {"resamples": 100}, {})
     return Study(tmp_path, row_files, logs, {"nodules": write_task(tmp_path / "task")})
+
+
+CITATION = {"type": "Pretraining Method", "name": "Masked autoencoder", "apa_citations": ["He, K. (2022). MAE & more."]}
+
+
+def preview_panels(generator: np.random.Generator) -> list[tuple[str, str, np.ndarray]]:
+    """One sample's panels of every kind: title, kind, values."""
+    image = generator.normal(size=(16, 20))
+    return [
+        ("target", "grey", image),
+        ("reconstruction of the masked middle slice", "grey", 3 * image),
+        ("touched by shuffling or by painting", "labels", np.arange(320).reshape(16, 20) // 80),
+        ("overlap", "matrix", generator.random((4, 9))),
+    ]
+
+
+def write_pretraining(root: Path, init: str, backbone: str = "resenc", probed: bool = True, rows: int = 2) -> Path:
+    """The files of one pre-training as the workflow lays them out -> their folder."""
+    folder, generator = root / "pretrained" / init / backbone, np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    epoch = np.arange(1, 6)
+    log = {"epoch": epoch, "step": 10 * epoch, "train_loss": 2.0 / epoch, "val_loss": 2.5 / epoch}
+    pd.DataFrame(log).to_csv(folder / "log.csv", index=False)
+    score = {"name": "MSE of masked voxels", "value": 0.25, "baseline_name": "neighbour-mean in-fill", "baseline": 0.5}
+    undefined = {"name": "Dice", "value": None, "baseline_name": "background", "baseline": None, "ratio": None}
+    assessment = {
+        "method": "detpretrain.pretraining.mae.MAE",
+        "init": init,
+        "backbone": backbone,
+        "corpora": ["corpus_a", "corpus_b"],
+        "scores": [
+            {**score, "ratio": 0.5, "higher_is_better": False, "beats_baseline": True},
+            {**undefined, "higher_is_better": True, "beats_baseline": None},
+        ],
+        "seconds_per_step": {"views": 0.05, "step": 0.15},
+        "citations": [CITATION],
+        "provenance": {"recipe": "r"},
+    }
+    (folder / "assessment.json").write_text(json.dumps(assessment))
+    samples = [preview_panels(generator) for _ in range(rows)]
+    titles = [[{"title": title, "kind": kind} for title, kind, _ in panels] for panels in samples]
+    arrays = {f"r{i}c{j}": np.float32(p[2]) for i, panels in enumerate(samples) for j, p in enumerate(panels)}
+    np.savez_compressed(folder / "preview.npz", panels=np.array(json.dumps(titles)), **arrays)
+    if probed:
+        found = {"pretrained": [0.8, 0.84, 0.82], "random": [0.7, 0.72, 0.71], "intensity": [0.5, 0.5, 0.52]}
+        probe = {name: {"balanced_accuracy": values} for name, values in found.items()}
+        about = {"dataset": "organs", "classes": ["background", "lung", "heart"], "voxels": {"train": 9, "val": 9}}
+        (folder / "probe.json").write_text(json.dumps({**about, **probe, "difference": 0.11, "beats_random": True}))
+    return folder
+
+
+@pytest.fixture
+def pretraining(tmp_path):
+    """``pretraining(init, ...)`` -> the folder of a finished pre-training."""
+    return lambda init, **changes: write_pretraining(tmp_path, init, **changes)
 
 
 @pytest.fixture

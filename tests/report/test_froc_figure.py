@@ -38,6 +38,12 @@ def test_panels_for_test_sets_and_detectors(study, drawn, assert_readable):
     assert_readable(figures[0])
 
 
+def test_inits_whose_pretraining_saw_scored_patients_are_marked(study, drawn):
+    figures = drawn("detpretrain.report.froc_figure")
+    plot_froc(study.rows, study.root / "froc.png", overlaps={"mae": 2, "scratch": 0})
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["scratch", "mae †", "s3d_long_name"]
+
+
 def test_row_without_objects_or_detections(study, drawn):
     figures = drawn("detpretrain.report.froc_figure")
     row = study.rows[0]

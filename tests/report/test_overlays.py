@@ -56,6 +56,15 @@ def test_slices_and_boxes_are_where_they_belong(study, drawn, assert_readable):
     assert_readable(figures[0])
 
 
+def test_row_whose_pretraining_saw_scored_patients_is_marked(study, drawn):
+    figures = drawn(MODULE)
+    task = Task.read(study.tasks["nodules"])
+    for overlap in (0, 2):
+        plot_overlays(study.rows[0], task, study.root / "x.png", overlap=overlap)
+    unmarked, marked = (figure.subfigs[0].get_suptitle() for figure in figures)
+    assert marked == unmarked.replace(study.rows[0].key.init, f"{study.rows[0].key.init} †")
+
+
 def test_other_modalities_are_shown_by_percentiles_or_as_told(study, drawn):
     figures = drawn(MODULE)
     root = study.tasks["nodules"]

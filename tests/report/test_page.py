@@ -1,19 +1,31 @@
 """The page: self-contained, escaped, and its sentences say what the intervals say."""
 
+import pandas as pd
 import pytest
 
 from detpretrain.errors import InputError
-from detpretrain.report.page import TEMPLATE, DatasetSection, PageFigure, finding, write_page
+from detpretrain.report.page import (
+    TEMPLATE,
+    DatasetSection,
+    PageFigure,
+    PageTable,
+    PretrainingSection,
+    finding,
+    write_page,
+)
+from detpretrain.report.pretraining_section import Reference
 
 
 def values(**other):
     standard = {"title": "T", "reference": "scratch", "resamples": 9, "n_rows": 1, "n_cells": 2, "findings": []}
     empty = {"columns": [], "lines": []}
+    standard |= {"overlap_note": "", "pretraining": None, "references": []}
     return {**standard, "table": empty, "sections": [], "provenance": empty, **other}
 
 
 def line(low, high, value=-0.05):
     key = {"dataset": "d", "test_set": "cv", "detector": "net", "init": "mae", "seed": 0, "reference": "scratch"}
+    key |= {"overlap": 0}
     return {**key, "difference": value, "difference_low": low, "difference_high": high}
 
 
@@ -34,6 +46,41 @@ def test_finding_follows_the_interval(low, high, words):
 def test_finding_gives_the_numbers_or_nothing():
     assert "(−0.050 AP@0.10, 90 % CI −0.100 to +0.100)" in finding(line(-0.1, 0.1), 0.9)
     assert finding(line(0, 0, value=float("nan")), 0.95) is None
+
+
+def test_finding_of_a_pretraining_that_saw_scored_patients_is_no_evidence():
+    sentence = finding({**line(0.1, 0.2), "overlap": 4}, 0.95)
+    assert "mae † is better than scratch" in sentence
+    assert sentence.endswith("; pre-trained on 4 of the scored patients: no evidence about pre-training.")
+    assert "no evidence" not in finding(line(0.1, 0.2), 0.95)
+
+
+def test_pretraining_has_its_section_with_tables_and_figures(tmp_path):
+    image = tmp_path / "a.png"
+    image.write_bytes(b"\x89PNG")
+    table = PageTable("Linear <probe>", "how to read it", pd.DataFrame({"init": ["mae", "s3d"], "value": ["1", "2"]}))
+    section = PretrainingSection([table], [PageFigure(image, "curves", "caption")])
+    page = write_page(TEMPLATE, values(pretraining=section))
+    assert page.index('id="pretraining"') < page.index('id="provenance"')
+    assert 'href="#pretraining"' in page
+    assert "<h3>Linear &lt;probe&gt;</h3>" in page
+    assert 'aria-describedby="pretraining-note-1"' in page
+    assert "<td>s3d</td><td>2</td>" in page
+    assert 'alt="curves"' in page
+    assert "#pretraining" not in write_page(TEMPLATE, values())
+
+
+def test_references_name_who_uses_them():
+    entry = Reference("Architecture", "ResEnc", ("Isensee, F. (2024). A & B.",), ("mae", "s3d"))
+    page = write_page(TEMPLATE, values(references=[entry]))
+    assert "Architecture: <strong>ResEnc</strong> [mae, s3d]" in page
+    assert "Isensee, F. (2024). A &amp; B." in page
+    assert "No checkpoint of this study asks to be cited." in write_page(TEMPLATE, values())
+
+
+def test_note_on_overlaps_stands_below_the_table():
+    page = write_page(TEMPLATE, values(overlap_note="† seen"))
+    assert page.index("</table>") < page.index("† seen") < page.index('id="provenance"')
 
 
 def test_names_are_escaped():

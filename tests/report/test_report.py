@@ -1,5 +1,7 @@
 """`report` from files to files."""
 
+import importlib
+import json
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -94,9 +96,64 @@ def test_missing_task_and_unknown_setting_are_refused(study):
 
 def test_missing_rows_still_give_a_report(study):
     """Without the reference nothing can be compared, and the page says so."""
-    compare(study.row_files[1:], study.root / "comparison", {"resamples": 10})
+    compare(study.row_files[1:], study.root / "comparison", {"resamples": 10}, {})
     output = run(study, row_files=study.row_files[1:])
     assert "No initialisation can be compared with scratch yet." in (output / "report.html").read_text()
+
+
+def test_overlap_is_marked_in_every_readable_table_and_in_the_findings(study):
+    compare(study.row_files, study.root / "comparison", {"resamples": 10}, {("nodules", "mae"): 2})
+    output = run(study)
+    assert pd.read_csv(output / "main_table.csv").set_index("init").loc["mae", "overlap"] == 2
+    for name in ("main_table.md", "report.html"):
+        assert "† pre-trained on patients that are scored (mae: 2 of" in (output / name).read_text()
+    assert "$\\dagger$ pre-trained on" in (output / "main_table.tex").read_text()
+    page = (output / "report.html").read_text()
+    assert "mae † is " in page
+    assert "<td>mae †</td>" in page
+    # below the table, the FROC curves and the overlays of the best row, which is this one
+    assert page.count("† pre-trained on patients that are scored") == 3
+
+
+@pytest.mark.parametrize("name", ["plot_froc", "plot_overlays"])
+def test_figures_are_told_of_the_overlap(study, monkeypatch, name):
+    compare(study.row_files, study.root / "comparison", {"resamples": 10}, {("nodules", "mae"): 2})
+    path, told = f"detpretrain.report.report.{name}", []
+    draw = getattr(importlib.import_module("detpretrain.report.report"), name)
+    monkeypatch.setattr(path, lambda *arguments: (told.append(arguments[-1]), draw(*arguments)))
+    run(study)
+    expected = {"scratch": 0, "mae": 2, "s3d_long_name": 0}
+    assert told == [expected if name == "plot_froc" else expected["mae"]]  # the overlays are of the best row, mae
+
+
+def test_pretrainings_are_shown_and_their_works_cited(study, pretraining):
+    folders = [pretraining("mae"), pretraining("unused", probed=False)]
+    published = {"type": "Architecture", "name": "ResEnc", "apa_citations": ["Isensee, F. (2024)."]}
+    same = json.loads((folders[0] / "assessment.json").read_text())["citations"][0]
+    settings = {"citations": {"s3d_long_name": [published, same], "elsewhere": [{**published, "name": "nowhere"}]}}
+    output = run(study, pretrainings=folders, settings=settings)
+    assert {path.name for path in output.glob("pretraining_*")} == {
+        "pretraining_curves.png",
+        "pretraining_probe.png",
+        "pretraining_preview_mae_resenc.png",
+        "pretraining_preview_unused_resenc.png",
+    }
+    text = (output / "report.html").read_text()
+    page = Page(text)
+    assert len([reference for reference in page.references if reference.startswith("data:")]) == 7
+    assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
+    assert {"MSE of masked voxels (lower is better)", "0.820 (0.800 to 0.840)", "25 %"} <= set(page.cells)
+    assert "<strong>ResEnc</strong> [s3d_long_name]" in text
+    assert "<strong>Masked autoencoder</strong> [mae, s3d_long_name]" in text  # once, and not for an init without rows
+    assert "nowhere" not in text
+
+
+def test_pretrainings_without_a_probe_have_no_probe_table(study, pretraining):
+    output = run(study, pretrainings=[pretraining("mae", probed=False)])
+    assert not (output / "pretraining_probe.png").exists()
+    text = (output / "report.html").read_text()
+    assert "Linear probe" not in text
+    assert "Time per step" in text
 
 
 def test_torch_is_never_imported():

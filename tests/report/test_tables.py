@@ -19,7 +19,7 @@ def score_line(dataset="d_1", test_set="cv", detector="net", init="scratch", see
         "folds": 3,
     }
     line |= {"AP@0.10_fold_mean": ap, "AP@0.10_fold_sd": 0.04, "mAP@0.10:0.50": ap / 2, "FROC@0.10": ap / 3}
-    return {**line, "confidence": 0.95, "resamples": 100, **other}
+    return {**line, "confidence": 0.95, "resamples": 100, "overlap": 0, **other}
 
 
 def difference_line(dataset="d_1", test_set="cv", detector="net", init="mae", seed=0, value=-0.0312, **other):
@@ -111,6 +111,44 @@ def test_latex_is_a_booktabs_tabular(make):
     assert len(body) == 4
     assert all(line.replace(r"\&", "").count("&") == columns - 1 for line in body)
     assert r"d\_1 & cv & net & mae" in body[2]
+
+
+def test_rows_whose_pretraining_saw_scored_patients_are_marked_and_explained(make):
+    scores = [
+        score_line(),
+        score_line(init="mae", overlap=3),
+        score_line(init="mae", detector="other", overlap=3),
+        score_line(init="mae", dataset="e_2"),
+        score_line(init="s3d", dataset="e_2", overlap=1),
+    ]
+    table = make(scores, [difference_line()])
+    assert table["overlap"].tolist() == [0, 3, 3, 0, 1]
+    text = tables.readable(table, 0.95)
+    assert text["init"].tolist() == ["scratch", "mae †", "mae †", "mae", "s3d †"]
+    note = tables.overlap_note(table)
+    assert note == (
+        "† pre-trained on patients that are scored (mae: 3 of the scored patients of d_1; s3d: 1 of the scored patients of e_2), "
+        "accepted by accept_overlap: no evidence about pre-training."
+    )
+    assert tables.to_markdown(text, note).endswith(f" |\n\n{note}\n")
+    latex = tables.to_latex(text, note)
+    assert r"mae $\dagger$ &" in latex
+    assert r"$\dagger$ pre-trained on patients that are scored (mae: 3 of the scored patients of d\_1;" in latex
+    assert latex.index(r"\end{tabular}") < latex.index("no evidence")
+
+
+def test_without_overlap_there_is_no_mark_and_no_note(make):
+    table = make([score_line()], [])
+    assert tables.overlap_note(table) == ""
+    text = tables.readable(table, 0.95)
+    assert "†" not in tables.to_markdown(text, "")
+    assert tables.to_latex(text, "").endswith("\\end{tabular}\n")
+
+
+def test_a_comparison_without_overlaps_is_refused(make, tmp_path):
+    without = {name: value for name, value in score_line().items() if name != "overlap"}
+    with pytest.raises(InputError, match=r"scores\.csv: no column overlap: run compare again"):
+        make([without], [])
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path):

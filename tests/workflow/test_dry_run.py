@@ -5,7 +5,7 @@ from detpretrain import study
 SMOKE = ("--configfile", "config/smoke.yaml")
 CELL = "results/smoke/cells/smoke_nodules/retina_unet_resenc/{init}/fold0-seed0/metrics.json"
 ONE_OF_EACH = dict.fromkeys(("prepare", "plan", "preprocess", "finetune", "predict", "evaluate"), 1)
-PRETRAINED = ONE_OF_EACH | {"prepare": 2, "plan": 2, "preprocess": 2, "pretrain": 1}
+PRETRAINED = ONE_OF_EACH | {"prepare": 2, "plan": 2, "preprocess": 2, "pretrain": 1, "leakage": 1}
 
 
 def test_bare_call_plans_the_demo_and_nothing_else(repository):

@@ -97,19 +97,27 @@ def test_changed_code_reruns_the_cheap_stages_and_is_told_by_status(finished):
 
 def test_changed_module_that_only_the_configuration_names_is_told(finished):
     repository, _, study = finished
-    with changed(
-        repository.root / "src/detpretrain/pretraining/mae.py", "(restored - images) ** 2", "(restored - images)"
-    ):
+    module = repository.root / "src/detpretrain/pretraining/masking.py"
+    with changed(module, "(restored.float() - images) ** 2", "(restored.float() - images)"):
         found = states(repository, study)
     assert found == [["mae", "source changed", {"pretrain": "source changed"}]] * 3 + [["scratch", "fresh", {}]] * 3
 
 
 def test_changed_leaf_of_the_method_reruns_it_and_its_cells_only(finished, count):
     repository, _, study = finished
-    with changed(repository.root / "config" / "methods.yaml", "ratio: 0.75", "ratio: 0.6"):
+    with changed(repository.root / "config" / "methods.yaml", "mae.MAE\n  ratio: 0.75", "mae.MAE\n  ratio: 0.6"):
         jobs = repository.planned(*study)
         found = states(repository, study)
-    expected = {"pretrain": 1, "finetune": 3, "predict": 3, "evaluate": 3, "consolidate": 1, "compare": 1, "report": 1}
+    expected = {
+        "pretrain": 1,
+        "probe": 1,
+        "finetune": 3,
+        "predict": 3,
+        "evaluate": 3,
+        "consolidate": 1,
+        "compare": 1,
+        "report": 1,
+    }
     assert count(jobs) == expected
     assert {job.wildcards["init"] for job in jobs if "init" in job.wildcards} == {"mae"}
     assert [[init, state] for init, state, _ in found] == [["mae", "recipe changed"]] * 3 + [["scratch", "fresh"]] * 3

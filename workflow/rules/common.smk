@@ -32,6 +32,7 @@ LOADERS = RUNTIME.get("workers", 0)
 PROCESSES = RUNTIME.get("processes", 1)
 GPUS = RUNTIME.get("gpus", 0)
 RETRIES = 2 if "budget_minutes" in RUNTIME else 0
+PROBE = ["probe.json"] if "probe" in STUDY.config else []
 FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
 
 # What says only where things lie and how jobs run stays out of the rules' text and params, so that another place does not
@@ -64,21 +65,64 @@ def detector_plan(wildcards):
     return f"{DATA}/{wildcards.dataset}/{STUDY.entry('detectors', wildcards.detector)['plan']}"
 
 
-def corpus_folder(wildcards):
-    return f"{DATA}/{STUDY.corpus(wildcards.init)}"
+def corpora_files(wildcards, name):
+    """A file of the task folder of every data set that an initialisation is pre-trained on."""
+    return [f"{DATA}/{corpus}/task/{name}" for corpus in STUDY.corpora(wildcards.init)]
 
 
-def corpus_plan(wildcards):
-    method = STUDY.entry("methods", STUDY.entry("inits", wildcards.init)["method"])
-    return f"{corpus_folder(wildcards)}/{method['plan']}"
+def method_plan(init):
+    return STUDY.entry("methods", STUDY.entry("inits", init)["method"])["plan"]
+
+
+def corpora_indices(wildcards):
+    return [
+        f"{DATA}/{corpus}/{method_plan(wildcards.init)}/preprocessed/index.json"
+        for corpus in STUDY.corpora(wildcards.init)
+    ]
+
+
+def given_checkpoint(init):
+    """Where a checkpoint lies that this study does not train: fetched from the Hub, or the user's own file."""
+    named = STUDY.checkpoint(init)
+    if named.startswith("hf://"):
+        return f"{RESULTS}/checkpoints/{init}.pth"
+    return named
 
 
 def pretrained_checkpoint(wildcards):
     """The checkpoint of a cell's initialisation; nothing for one that is not pre-trained."""
+    if STUDY.checkpoint(wildcards.init):
+        return given_checkpoint(wildcards.init)
     if not STUDY.needs_pretraining(wildcards.init):
         return []
     backbone = STUDY.entry("detectors", wildcards.detector)["backbone"]
     return f"{HERE}/pretrained/{wildcards.init}/{backbone}/checkpoint.pth"
+
+
+def leakage_file(init, dataset):
+    return f"{HERE}/leakage/{init}/{dataset}.json"
+
+
+def is_pretrained(init):
+    return STUDY.needs_pretraining(init) or bool(STUDY.checkpoint(init))
+
+
+def all_leakage():
+    """What the guard found, of every pre-trained row."""
+    return sorted(
+        {
+            leakage_file(row.init, row.dataset)
+            for row in STUDY.rows
+            if is_pretrained(row.init)
+        }
+    )
+
+
+def all_pretrainings(name):
+    return [
+        f"{HERE}/pretrained/{init}/{backbone}/{name}"
+        for init, backbone in STUDY.pretrainings
+    ]
 
 
 def row_cells(wildcards, name):

@@ -3,7 +3,8 @@
 
 rule compare:
     input:
-        all_rows("matches.parquet"),
+        rows=all_rows("matches.parquet"),
+        leakage=all_leakage(),
     output:
         scores=f"{HERE}/comparison/scores.csv",
         folds=f"{HERE}/comparison/folds.csv",
@@ -21,8 +22,11 @@ rule compare:
     params:
         recipe=leaves.recipe("compare", leaves.compare(STUDY)),
         source=provenance.source_hash(("detpretrain.comparison.compare",)),
+        leakage=lambda wildcards, input: (
+            f"--leakage {input.leakage}" if input.leakage else ""
+        ),
     shell:
-        'python "$SCRIPTS/compare.py" --config "$STUDY" --recipe {params.recipe} --rows {input} '
+        'python "$SCRIPTS/compare.py" --config "$STUDY" --recipe {params.recipe} --rows {input.rows} {params.leakage} '
         "--output {output.scores} > {log} 2>&1"
 
 
@@ -34,6 +38,11 @@ rule report:
         metrics=all_rows("metrics.json"),
         logs=all_cells("log.csv"),
         cells=all_cells("metrics.json"),
+        pretrained=[
+            file
+            for name in ("log.csv", "assessment.json", "preview.npz", *PROBE)
+            for file in all_pretrainings(name)
+        ],
     output:
         report=report(
             f"{HERE}/report/report.html",
@@ -56,6 +65,11 @@ rule report:
         source=provenance.source_hash(
             ("detpretrain.report.report", "detpretrain.status")
         ),
+        pretrained=(
+            f"--pretrained {' '.join(all_pretrainings('assessment.json'))}"
+            if STUDY.pretrainings
+            else ""
+        ),
     shell:
         'python "$SCRIPTS/report.py" --config "$STUDY" --recipe {params.recipe} --comparison {input.scores} '
-        "--rows {input.rows} --logs {input.logs} --output {output.report} > {log} 2>&1"
+        "--rows {input.rows} --logs {input.logs} {params.pretrained} --output {output.report} > {log} 2>&1"

@@ -1,13 +1,82 @@
 """Pre-training of each method and fine-tuning of each cell, then its raw predictions."""
 
 
+rule fetch:
+    output:
+        "<results>/checkpoints/{init}.pth",
+    log:
+        "<results>/logs/fetch/{init}.log",
+    benchmark:
+        "<results>/benchmarks/fetch/{init}.tsv"
+    priority: 30
+    localrule: True
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        recipe=lambda wildcards: leaves.recipe(
+            "fetch", leaves.fetch(STUDY, wildcards.init)
+        ),
+    shell:
+        'python "$SCRIPTS/fetch.py" --config "$STUDY" --init {wildcards.init} --recipe {params.recipe} '
+        "--output {output} > {log} 2>&1"
+
+
+rule leakage:
+    input:
+        scored="<results>/data/{dataset}/task/cases.csv",
+        corpora=lambda wildcards: (
+            corpora_files(wildcards, "cases.csv")
+            if STUDY.needs_pretraining(wildcards.init)
+            else []
+        ),
+        checkpoint=lambda wildcards: (
+            given_checkpoint(wildcards.init)
+            if STUDY.checkpoint(wildcards.init)
+            else []
+        ),
+    output:
+        f"{HERE}/leakage/{{init}}/{{dataset}}.json",
+    log:
+        f"{HERE}/logs/leakage/{{init}}-{{dataset}}.log",
+    benchmark:
+        f"{HERE}/benchmarks/leakage/{{init}}-{{dataset}}.tsv"
+    priority: 30
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        recipe=lambda wildcards: leaves.recipe(
+            "leakage", leaves.leakage(STUDY, wildcards.init, wildcards.dataset)
+        ),
+        checkpoint=lambda wildcards, input: (
+            f"--checkpoint {input.checkpoint}" if input.checkpoint else ""
+        ),
+        corpora=lambda wildcards, input: (
+            f"--corpora {input.corpora}" if input.corpora else ""
+        ),
+    shell:
+        'python "$SCRIPTS/leakage.py" --config "$STUDY" --init {wildcards.init} --dataset {wildcards.dataset} '
+        "--recipe {params.recipe} --scored {input.scored} {params.corpora} {params.checkpoint} "
+        "--output {output} > {log} 2>&1"
+
+
 rule pretrain:
     input:
-        index=lambda wildcards: f"{corpus_plan(wildcards)}/preprocessed/index.json",
-        splits=lambda wildcards: f"{corpus_folder(wildcards)}/task/splits.json",
+        indices=corpora_indices,
+        tasks=lambda wildcards: corpora_files(wildcards, "dataset.json"),
+        splits=lambda wildcards: corpora_files(wildcards, "splits.json"),
     output:
         checkpoint=f"{HERE}/pretrained/{{init}}/{{backbone}}/checkpoint.pth",
         log=f"{HERE}/pretrained/{{init}}/{{backbone}}/log.csv",
+        assessment=f"{HERE}/pretrained/{{init}}/{{backbone}}/assessment.json",
+        preview=f"{HERE}/pretrained/{{init}}/{{backbone}}/preview.npz",
     log:
         f"{HERE}/logs/pretrain/{{init}}-{{backbone}}.log",
     benchmark:
@@ -28,8 +97,37 @@ rule pretrain:
         work=f"{HERE}/work/pretrained/{{init}}/{{backbone}}",
     shell:
         'python "$SCRIPTS/pretrain.py" --config "$STUDY" --init {wildcards.init} --backbone {wildcards.backbone} '
-        "--recipe {params.recipe} --index {input.index} --splits {input.splits} --work {params.work} "
-        "--checkpoint {output.checkpoint} --log {output.log} > {log} 2>&1"
+        "--recipe {params.recipe} --indices {input.indices} --tasks {input.tasks} --work {params.work} "
+        "--checkpoint {output.checkpoint} --log {output.log} --assessment {output.assessment} "
+        "--preview {output.preview} > {log} 2>&1"
+
+
+rule probe:
+    input:
+        checkpoint=f"{HERE}/pretrained/{{init}}/{{backbone}}/checkpoint.pth",
+        index=lambda wildcards: f"{DATA}/{STUDY.config['probe']['dataset']}/{method_plan(wildcards.init)}/preprocessed/index.json",
+        splits=lambda wildcards: f"{DATA}/{STUDY.config['probe']['dataset']}/task/splits.json",
+    output:
+        f"{HERE}/pretrained/{{init}}/{{backbone}}/probe.json",
+    log:
+        f"{HERE}/logs/probe/{{init}}-{{backbone}}.log",
+    benchmark:
+        f"{HERE}/benchmarks/probe/{{init}}-{{backbone}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=240,
+        gpu=GPUS,
+    params:
+        recipe=lambda wildcards: leaves.recipe(
+            "probe", leaves.probe(STUDY, wildcards.backbone)
+        ),
+    shell:
+        'python "$SCRIPTS/probe.py" --config "$STUDY" --backbone {wildcards.backbone} --recipe {params.recipe} '
+        "--checkpoint {input.checkpoint} --index {input.index} --splits {input.splits} --output {output} "
+        "--threads {threads} > {log} 2>&1"
 
 
 rule finetune:
@@ -37,6 +135,12 @@ rule finetune:
         index=lambda wildcards: f"{detector_plan(wildcards)}/preprocessed/index.json",
         splits="<results>/data/{dataset}/task/splits.json",
         checkpoint=pretrained_checkpoint,
+        # it must be there, but a check made again is no reason to train again
+        leakage=lambda wildcards: (
+            ancient(leakage_file(wildcards.init, wildcards.dataset))
+            if is_pretrained(wildcards.init)
+            else []
+        ),
     output:
         model=f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/model.pth",
         log=f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/log.csv",
@@ -56,7 +160,11 @@ rule finetune:
         recipe=lambda wildcards: leaves.recipe(
             "finetune",
             leaves.finetune(
-                STUDY, wildcards.detector, int(wildcards.fold), int(wildcards.seed)
+                STUDY,
+                wildcards.detector,
+                wildcards.init,
+                int(wildcards.fold),
+                int(wildcards.seed),
             ),
         ),
         checkpoint=lambda wildcards, input: (

@@ -5,6 +5,7 @@ from pathlib import Path
 from detpretrain import jobs, leaves, study
 from detpretrain.comparison.compare import compare
 from detpretrain.errors import exit_on_input_error
+from detpretrain.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -13,11 +14,14 @@ def main() -> None:
     parser = jobs.parser(__doc__)
     jobs.add_study(parser)
     parser.add_argument("--rows", type=Path, nargs="+", required=True, help="matches.parquet of every row")
+    parser.add_argument("--leakage", type=Path, nargs="*", default=[], help="what the leakage guard found")
     parser.add_argument("--output", type=Path, required=True, help="COMPARISON/scores.csv")
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
     jobs.check_recipe("compare", leaves.compare(chosen), arguments.recipe)
-    compare(arguments.rows, arguments.output.parent, chosen.config["comparison"])
+    found = [read_json(path) for path in arguments.leakage]
+    overlaps = {(record["dataset"], record["init"]): len(record["patients"]) for record in found}
+    compare(arguments.rows, arguments.output.parent, chosen.config["comparison"], overlaps)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
-    defining = leaves.finetune(chosen, arguments.detector, arguments.fold, arguments.seed)
+    defining = leaves.finetune(chosen, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     jobs.check_recipe("finetune", defining, arguments.recipe)
     detector = chosen.entry("detectors", arguments.detector)
     cell = Cell(
@@ -40,6 +40,8 @@ def main() -> None:
         seed=arguments.seed,
         checkpoint=arguments.checkpoint,
         signature=arguments.recipe,
+        stem=defining.get("stem"),
+        identities=leaves.identities(chosen, arguments.dataset),
     )
     runtime = Runtime.of(jobs.runtime_settings(arguments, chosen))
     finetune(cell, arguments.index.parent, arguments.splits, arguments.work, arguments.model, arguments.log, runtime)

@@ -1,10 +1,10 @@
-"""Corpus -> pre-trained checkpoint."""
+"""Corpora -> pre-trained checkpoint, its log, and what was learned."""
 
 from pathlib import Path
 
 from detpretrain import jobs, leaves, study
 from detpretrain.errors import exit_on_input_error
-from detpretrain.training.pretrain import Pretraining, pretrain
+from detpretrain.training.pretrain import Corpus, Outputs, Pretraining, pretrain
 from detpretrain.training.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,11 +16,13 @@ def main() -> None:
     jobs.add_runtime(parser)
     parser.add_argument("--init", required=True, help="entry of config/inits.yaml")
     parser.add_argument("--backbone", required=True, help="entry of config/backbones.yaml")
-    parser.add_argument("--index", type=Path, required=True, help="PREPROCESSED/index.json of the corpus")
-    parser.add_argument("--splits", type=Path, required=True)
+    parser.add_argument("--indices", type=Path, nargs="+", required=True, help="PREPROCESSED/index.json of each corpus")
+    parser.add_argument("--tasks", type=Path, nargs="+", required=True, help="TASK/dataset.json of each, in that order")
     parser.add_argument("--work", type=Path, required=True, help="folder of the resumable state")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--assessment", type=Path, required=True)
+    parser.add_argument("--preview", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
     defining = leaves.pretrain(chosen, arguments.init, arguments.backbone)
@@ -34,9 +36,13 @@ def main() -> None:
         seed=defining["seed"],
         signature=arguments.recipe,
     )
+    corpora = [
+        Corpus(task.parent, index.parent, leaves.identities(chosen, name))
+        for name, task, index in zip(defining["corpora"], arguments.tasks, arguments.indices, strict=True)
+    ]
     runtime = Runtime.of(jobs.runtime_settings(arguments, chosen))
-    preprocessed = arguments.index.parent
-    pretrain(job, preprocessed, arguments.splits, arguments.work, arguments.checkpoint, arguments.log, runtime)
+    outputs = Outputs(arguments.checkpoint, arguments.log, arguments.assessment, arguments.preview)
+    pretrain(job, corpora, arguments.work, outputs, runtime)
 
 
 if __name__ == "__main__":

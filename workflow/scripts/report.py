@@ -15,13 +15,31 @@ def main() -> None:
     parser.add_argument("--comparison", type=Path, required=True, help="COMPARISON/scores.csv")
     parser.add_argument("--rows", type=Path, nargs="+", required=True, help="matches.parquet of every row")
     parser.add_argument("--logs", type=Path, nargs="+", required=True, help="log.csv of every cell")
+    parser.add_argument(
+        "--pretrained", type=Path, nargs="*", default=[], help="assessment.json of every pre-training of the study"
+    )
     parser.add_argument("--output", type=Path, required=True, help="REPORT/report.html")
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
     jobs.check_recipe("report", leaves.compare(chosen), arguments.recipe)
     tasks = {row.dataset: chosen.results / "data" / row.dataset / "task" for row in chosen.rows}
-    settings = {"provenance": status.summary(status.cell_states(chosen))}
-    report(arguments.comparison.parent, arguments.rows, arguments.logs, tasks, arguments.output.parent, settings)
+    states = status.cell_states(chosen)
+    settings = {"provenance": status.summary(states), "citations": given_citations(chosen, states)}
+    report(
+        arguments.comparison.parent,
+        arguments.rows,
+        arguments.logs,
+        tasks,
+        arguments.output.parent,
+        settings,
+        [path.parent for path in arguments.pretrained],
+    )
+
+
+def given_citations(chosen: study.Study, states: list[status.CellState]) -> dict[str, list[dict]]:
+    """What the cells recorded of checkpoints that this study did not train."""
+    recorded = {state.cell.init: state.recorded["pretrain"].get("citations", []) for state in states if state.recorded}
+    return {init: citations for init, citations in recorded.items() if chosen.checkpoint(init)}
 
 
 if __name__ == "__main__":

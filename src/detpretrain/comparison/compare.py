@@ -2,6 +2,9 @@
 
 Written to the output folder, one header line, empty = not defined:
 
+Every table has the column ``overlap``: how many of the row's scored patients its pre-training saw, accepted by the user
+(0 = none known).
+
 ``scores.csv``, one line per study, dataset, test_set, detector, init, seed:
     ``M`` (M = AP@0.10, mAP@0.10:0.50, AP@0.50, FROC@0.10): pooled over all patients; ``M_low``, ``M_high`` (the APs only):
     percentile interval of the bootstrap over patients; ``M_fold_mean``, ``M_fold_sd``: mean and standard deviation
@@ -78,10 +81,13 @@ class ScoredRow:
     folds: pd.DataFrame
 
 
-def compare(row_files: list[Path], output: Path, settings: Mapping[str, Any]) -> None:
+def compare(
+    row_files: list[Path], output: Path, settings: Mapping[str, Any], overlaps: Mapping[tuple[str, str], int]
+) -> None:
     """Writes ``scores.csv``, ``folds.csv`` and ``differences.csv`` (columns: see the module) to ``output``.
 
-    ``row_files``: the ``matches.parquet`` of every row. ``settings``: keys of ``CompareSettings``.
+    ``row_files``: the ``matches.parquet`` of every row. ``settings``: keys of ``CompareSettings``. ``overlaps``: (dataset, init)
+    -> scored patients that the pre-training saw; pairs that are not in it have none known.
 
     Raises:
         InputError: an unknown setting, a file that is no matches table, a row given twice, rows of one data set that
@@ -94,10 +100,14 @@ def compare(row_files: list[Path], output: Path, settings: Mapping[str, Any]) ->
         scores += [_score_line(entry, chosen) for entry in scored]
         folds += [_with_key(entry) for entry in scored]
         differences += _difference_lines(scored, chosen)
-    _write(pd.DataFrame(scores), output / "scores.csv")
-    _write(pd.concat(folds, ignore_index=True), output / "folds.csv")
     columns = [*KEY_COLUMNS, *_no_difference("", chosen)]
-    _write(pd.DataFrame(differences, columns=columns).astype({"patients": "Int64"}), output / "differences.csv")
+    tables = {
+        "scores": pd.DataFrame(scores),
+        "folds": pd.concat(folds, ignore_index=True),
+        "differences": pd.DataFrame(differences, columns=columns).astype({"patients": "Int64"}),
+    }
+    for name, table in tables.items():
+        _write(_with_overlap(table, overlaps), output / f"{name}.csv")
 
 
 def score_group(group: list[Row], settings: CompareSettings) -> list[ScoredRow]:
@@ -174,6 +184,11 @@ def _no_difference(metric: str, settings: CompareSettings) -> dict[str, Any]:
         "confidence": settings.confidence,
         "resamples": settings.resamples,
     }
+
+
+def _with_overlap(table: pd.DataFrame, overlaps: Mapping[tuple[str, str], int]) -> pd.DataFrame:
+    pairs = zip(table["dataset"], table["init"], strict=True)
+    return table.assign(overlap=pd.Series([overlaps.get(pair, 0) for pair in pairs], table.index, dtype="int64"))
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

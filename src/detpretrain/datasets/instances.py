@@ -13,6 +13,24 @@ from detpretrain import boxes as box_ops
 NEIGHBOURS = {6: 1, 18: 2, 26: 3}  # name of the neighbourhood -> rank of scipy's structuring element
 
 
+def one_per_value(mask: NDArray, classes: Mapping[int, int]) -> tuple[NDArray[np.integer], dict[int, int]]:
+    """All voxels of a value are one instance: for data sets that segment organs instead of objects.
+
+    Args:
+        mask: integers [D, H, W], 0 = background.
+        classes: value -> class.
+
+    Returns:
+        map [D, H, W] with ids 1..N of the values present, ascending; classes by id.
+
+    Raises:
+        KeyError: a value that ``classes`` lacks.
+    """
+    values = [int(value) for value in np.unique(mask) if value != 0]
+    ids = np.searchsorted([0, *values], mask).astype(np.uint8 if len(values) < 256 else np.int32)
+    return ids, {number: classes[value] for number, value in enumerate(values, start=1)}
+
+
 def from_semantic(
     mask: NDArray,
     classes: Mapping[int, int],

@@ -7,7 +7,7 @@ that intensity finds them all and only shape tells them apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from scipy import ndimage
 
 from detpretrain.datasets import phantom_anatomy as anatomy_of
 from detpretrain.datasets import phantom_structures as structures
+from detpretrain.datasets.instances import one_per_value
 from detpretrain.datasets.phantom_anatomy import Anatomy, draw_anatomy, extent
 from detpretrain.datasets.phantom_structures import Grid, Piece, Segment
+from detpretrain.errors import InputError
 from detpretrain.geometry import Geometry
 from detpretrain.task_writer import TaskWriter
 
@@ -254,18 +256,31 @@ class PhantomCorpus:
 class PhantomOrgans:
     """``cases`` scans with organ labels, for supervised segmentation pre-training.
 
-    One instance per organ: id k of the map is the organ ``ORGANS[k - 1]`` and has class k - 1, so that the instance map
-    is also the semantic one (0 = air). Nodules are there and unlabelled.
+    One instance per organ, class k - 1 for the k-th organ; nodules are there and unlabelled.
+
+    Args:
+        organs: name -> organs of ``phantom_anatomy.ORGANS`` that it unites, so that two data sets can mean different things by
+            one name; default each organ by itself.
     """
 
-    def __init__(self, *, cases: int, seed: int, **chest: Any) -> None:
+    def __init__(
+        self, *, cases: int, seed: int, organs: Mapping[str, Sequence[str]] | None = None, **chest: Any
+    ) -> None:
         self.cases, self.seed, self.chest = cases, seed, ChestPhantom(**_tuples(chest))
+        self.organs = dict(organs) if organs else {name: [name] for name in anatomy_of.ORGANS}
+        self.classes = {number: number - 1 for number in range(1, len(self.organs) + 1)}
+        self.values = np.zeros(len(anatomy_of.ORGANS) + 1, np.uint8)  # organ -> value in this data set's map
+        for value, members in enumerate(self.organs.values(), start=1):
+            unknown = sorted(set(members) - set(anatomy_of.ORGANS))
+            if unknown:
+                raise InputError(f"organs: no organ {unknown[0]!r}: known are {', '.join(anatomy_of.ORGANS)}")
+            self.values[[anatomy_of.ORGANS.index(member) + 1 for member in members]] = value
 
     def write(self, raw: Path | None, writer: TaskWriter) -> None:
-        writer.describe(labels=list(anatomy_of.ORGANS), modalities=["CT"])
-        classes = {number + 1: number for number in range(len(anatomy_of.ORGANS))}
+        writer.describe(labels=list(self.organs), modalities=["CT"])
         for case, phantom in _scans("organs", self.cases, self.seed, self.chest, writer):
-            writer.add_case(case, [phantom.image], phantom.geometry, instances=phantom.organs, classes=classes)
+            instances, classes = one_per_value(self.values[phantom.organs], self.classes)
+            writer.add_case(case, [phantom.image], phantom.geometry, instances=instances, classes=classes)
 
 
 def _scans(kind: str, cases: int, seed: int, chest: ChestPhantom, writer: TaskWriter) -> Iterator[tuple[str, Phantom]]:

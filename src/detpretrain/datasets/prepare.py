@@ -14,7 +14,7 @@ from detpretrain.errors import InputError
 from detpretrain.task_validation import print_problems, validate_cases
 from detpretrain.task_writer import TaskWriter
 
-RESERVED = ("raw", "splits", "exclude_cases")
+RESERVED = ("raw", "splits", "exclude_cases", "identities")
 TASK_ENTRIES = {"raw_splitted", "dataset.json", "cases.csv", "objects.csv", "splits.json", ".snakemake_timestamp"}
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -31,7 +31,8 @@ def prepare(dataset: str, entry: Mapping[str, Any], output: Path | str, workers:
 
     Everything is written under a temporary name beside ``output``, which appears (or is replaced) only when all of it
     is there and valid. Reserved keys of the entry: ``raw`` (folder, may hold ``${VARIABLE}``), ``splits``
-    (``folds``, ``seed``), ``exclude_cases`` (case -> reason); ``class`` and the rest are for the class.
+    (``folds``, ``seed``), ``exclude_cases`` (case -> reason), ``identities`` (see ``leakage``); ``class`` and the
+    rest are for the class.
 
     Args:
         dataset: its id, for messages and dataset.json.

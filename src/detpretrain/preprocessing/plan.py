@@ -238,8 +238,8 @@ def _anchors(
     where: str, reasons: dict[str, str],
 ) -> dict[str, list[int]] | None:  # fmt: skip
     if spec.anchors is not None:
-        reasons["anchors"] = "given by the plan"
-        return spec.anchors
+        reasons["anchors"] = "given by the plan" if spec.anchors else "none: the plan is not for a detector"
+        return spec.anchors or None
     if not fingerprint.labelled:
         reasons["anchors"] = "none: the task has no labels"
         return None

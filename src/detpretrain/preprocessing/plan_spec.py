@@ -13,7 +13,7 @@ import yaml
 from detpretrain.errors import InputError
 from detpretrain.preprocessing.normalise import SCHEMES
 
-DERIVED = "derived"
+DERIVED, NONE = "derived", "none"
 AXES = ("z", "y", "x")
 
 
@@ -29,7 +29,7 @@ class PlanSpec:
         strides: per stage and axis, in the plan's axis order; stages need not have stride 1 first.
         kernels: per stage and axis.
         detection_levels: stages whose maps detect.
-        anchors: sizes per axis, in the plan's axis order.
+        anchors: sizes per axis, in the plan's axis order; empty = no detector will use the plan.
         min_feature_map: smallest side of the deepest map where strides are derived.
         memory_gib: memory a training step of the reference detector may need where the patch is derived; None = an RTX 2080 Ti's.
         batch: patches per step that this memory is for.
@@ -158,8 +158,10 @@ def _schemes(value: Any) -> list[str] | str:
 
 
 def _anchors(value: Any) -> dict[str, list[int]]:
+    if value == NONE:
+        return {}
     if not isinstance(value, Mapping) or set(value) != set(AXES):
-        raise ValueError("write {z: [3 sizes], y: [3 sizes], x: [3 sizes]}")
+        raise ValueError("write {z: [3 sizes], y: [3 sizes], x: [3 sizes]}, or none for a plan without a detector")
     sizes = {axis: [_positive_int(v) for v in value[axis]] for axis in AXES}
     if any(len(axis) != 3 for axis in sizes.values()):
         raise ValueError("write three sizes per axis")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,20 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from detpretrain.comparison.rows import Row, froc_points
 from detpretrain.evaluation.froc import FPPI
 from detpretrain.report.style import init_styles, new_figure, save, style
+from detpretrain.report.tables import marked
 
 FPPI_LABELS = ("1/8", "1/4", "1/2", "1", "2", "4", "8")
 FPPI_RANGE = (0.1, 10.0)
 IOU = "0.10"
 
 
-def plot_froc(rows: list[Row], path: Path, reference: str = "scratch") -> None:
+def plot_froc(
+    rows: list[Row], path: Path, reference: str = "scratch", overlaps: Mapping[str, int] | None = None
+) -> None:
     """Writes one figure: a panel per test set (down) and detector (across), a line per init; seeds share their colour.
 
-    ``rows``: of one data set, at least one. Marked: sensitivity at the seven false-positive rates that the score averages.
+    ``rows``: of one data set, at least one. ``overlaps``: init -> scored patients that its pre-training saw, 0 where not named.
+    Marked: sensitivity at the seven false-positive rates that the score averages.
     """
     test_sets = sorted({row.key.test_set for row in rows}, key=lambda name: (name != "cv", name))
     detectors = sorted({row.key.detector for row in rows})
@@ -42,7 +47,8 @@ def plot_froc(rows: list[Row], path: Path, reference: str = "scratch") -> None:
         for panel in axes[:, 0]:
             panel.set_ylabel(f"sensitivity at IoU {IOU}")
         handles = [
-            Line2D([], [], color=styles[init][0], ls=styles[init][1], marker="o", ms=4, label=init) for init in present
+            Line2D([], [], color=styles[init][0], ls=styles[init][1], marker="o", ms=4, label=marked(init, overlap))
+            for init, overlap in ((init, (overlaps or {}).get(init, 0)) for init in present)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
         figure.suptitle(f"FROC on {rows[0].key.dataset}", x=0.01, ha="left", fontsize=11)

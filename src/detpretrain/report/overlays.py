@@ -18,6 +18,7 @@ from detpretrain.errors import InputError
 from detpretrain.evaluation.matches import SIDES
 from detpretrain.report.case_selection import ChosenCase, choose_cases, choose_slices, display_threshold
 from detpretrain.report.style import DETECTION_COLOUR, TRUTH_COLOUR, new_figure, save, style
+from detpretrain.report.tables import marked
 from detpretrain.tasks import Task
 
 SLICES = 5
@@ -46,17 +47,21 @@ class Panel:
     slices: list[int]
 
 
-def plot_overlays(row: Row, task: Task, path: Path, window: tuple[float, float] | None = None) -> None:
+def plot_overlays(
+    row: Row, task: Task, path: Path, window: tuple[float, float] | None = None, overlap: int = 0
+) -> None:
     """Writes the overlay figure of one row on one data set.
 
     ``window``: grey values (low, high) to show; default -1000 to 400
-    for CT, else the 0.5 and 99.5 percentiles of the values that are not 0.
+    for CT, else the 0.5 and 99.5 percentiles of the values that are not 0. ``overlap``: scored patients that the row's
+    pre-training saw.
 
     Raises:
         InputError: a case of the table has no image in the task folder, or no case has an object.
     """
     table = row.table
-    row_name = f"{row.key.dataset} ({row.key.test_set}): {row.key.detector}, {row.key.init}, seed {row.key.seed}"
+    init = marked(row.key.init, overlap)
+    row_name = f"{row.key.dataset} ({row.key.test_set}): {row.key.detector}, {init}, seed {row.key.seed}"
     chosen = choose_cases(row)
     if not chosen:
         raise InputError(f"{path.name}: no case of {row_name} has an object: nothing to overlay")

@@ -12,6 +12,7 @@ import jinja2
 import pandas as pd
 
 from detpretrain.errors import InputError
+from detpretrain.report.tables import marked
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "workflow" / "report" / "report.html.j2"
 
@@ -39,14 +40,43 @@ class DatasetSection:
     figures: Sequence[PageFigure]
 
 
+@dataclass(frozen=True)
+class PageTable:
+    """A table of texts; ``note``: how to read it."""
+
+    name: str
+    note: str
+    table: pd.DataFrame
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.table.columns)
+
+    @property
+    def lines(self) -> list[list[str]]:
+        return self.table.to_numpy().tolist()
+
+
+@dataclass(frozen=True)
+class PretrainingSection:
+    """Tables and figures on the study's own pre-trainings."""
+
+    tables: Sequence[PageTable]
+    figures: Sequence[PageFigure]
+
+
 def finding(line: Mapping[str, Any], confidence: float) -> str | None:
-    """One line of the main table -> a sentence on its difference to the reference; None where there is none."""
+    """One line of the main table -> a sentence on its difference to the reference; None where there is none.
+
+    Where the pre-training saw scored patients, the sentence says that it is no evidence.
+    """
     where = f"{line['dataset']} ({line['test_set']}), {line['detector']}, seed {line['seed']}"
+    init, overlap = marked(line["init"], line["overlap"]), line["overlap"]
     if pd.isna(line["difference"]):
         return None
     low, high = line["difference_low"], line["difference_high"]
     if pd.isna(low):
-        return f"{where}: {line['init']} cannot be judged, there are too few patients for an interval."
+        return f"{where}: {init} cannot be judged, there are too few patients for an interval."
     if low > 0:
         judgement = "better than"
     elif high < 0:
@@ -56,7 +86,8 @@ def finding(line: Mapping[str, Any], confidence: float) -> str | None:
     numbers = f"{line['difference']:+.3f} AP@0.10, {100 * confidence:g} % CI {low:+.3f} to {high:+.3f}".replace(
         "-", "−"
     )
-    return f"{where}: {line['init']} is {judgement} {line['reference']} ({numbers})."
+    warning = f"; pre-trained on {overlap} of the scored patients: no evidence about pre-training" if overlap else ""
+    return f"{where}: {init} is {judgement} {line['reference']} ({numbers}){warning}."
 
 
 def write_page(template: Path, values: Mapping[str, Any]) -> str:

@@ -13,11 +13,21 @@ from detpretrain.comparison.rows import Row, read_rows
 from detpretrain.errors import InputError
 from detpretrain.evaluation import matches
 from detpretrain.files import atomic_path, write_text
-from detpretrain.report import tables
+from detpretrain.report import pretraining_section, tables
 from detpretrain.report.froc_figure import plot_froc
 from detpretrain.report.learning_curves import TrainingLog, plot_learning_curves, read_logs
 from detpretrain.report.overlays import plot_overlays
-from detpretrain.report.page import TEMPLATE, DatasetSection, PageFigure, finding, write_page
+from detpretrain.report.page import (
+    TEMPLATE,
+    DatasetSection,
+    PageFigure,
+    PageTable,
+    PretrainingSection,
+    finding,
+    write_page,
+)
+from detpretrain.report.pretraining_figures import plot_pretraining_curves, plot_preview, plot_probes
+from detpretrain.report.pretraining_section import Pretraining
 from detpretrain.tasks import Task
 
 
@@ -25,13 +35,15 @@ from detpretrain.tasks import Task
 class ReportSettings:
     """``windows``: data set -> grey values (low, high) of its overlays, where the default does not fit.
 
-    ``provenance``: lines of the provenance table (column -> value), printed as they are.
+    ``provenance``: lines of the provenance table (column -> value), printed as they are. ``citations``: init -> ``citations``
+    of its checkpoint, for inits that come from a file instead of a pre-training of this study.
     """
 
     title: str = "Does pre-training help 3D medical object detection?"
     reference: str = "scratch"
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     provenance: Sequence[Mapping[str, Any]] = ()
+    citations: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     template: Path = TEMPLATE
 
     @staticmethod
@@ -51,12 +63,14 @@ def report(
     tasks: Mapping[str, Path],
     output: Path,
     settings: Mapping[str, Any],
+    pretrainings: Sequence[Path] = (),
 ) -> None:
-    """Writes ``main_table.{csv,md,tex}``, ``{froc,learning,overlays}_DATASET.png`` and ``report.html`` to ``output``.
+    """Writes ``main_table.{csv,md,tex}``, ``{froc,learning,overlays}_DATASET.png``, ``pretraining_*.png`` and ``report.html``.
 
     ``comparison_dir``: what ``compare`` wrote for ``row_files`` (``matches.parquet`` of every row). ``cell_logs``:
     ``log.csv`` of every cell. ``tasks``: data set -> its task folder, for the overlays' images. ``settings``: keys of
-    ``ReportSettings``. A data set without logs has no learning curves, one without objects no overlays.
+    ``ReportSettings``. ``pretrainings``: folders of the study's own pre-trainings (``assessment.json``, ``log.csv``,
+    ``preview.npz``, perhaps ``probe.json``). A data set without logs has no learning curves, one without objects no overlays.
 
     Raises:
         InputError: an unknown setting, an unreadable input, rows that the comparison does not hold, a data set without
@@ -64,15 +78,20 @@ def report(
     """
     chosen = ReportSettings.of(settings)
     scores, differences = tables.read_comparison(Path(comparison_dir))
-    rows, logs = read_rows(row_files), read_logs(cell_logs)
+    rows, logs, trained = (
+        read_rows(row_files),
+        read_logs(cell_logs),
+        pretraining_section.read_pretrainings(pretrainings),
+    )
     _check_rows(scores, rows, Path(comparison_dir))
     output = Path(output)
     table = tables.main_table(scores, differences)
     text = tables.readable(table, float(scores["confidence"].iloc[0]))
+    note = tables.overlap_note(table)
     with atomic_path(output / "main_table.csv") as temporary:
         table.to_csv(temporary, index=False)
-    write_text(output / "main_table.md", tables.to_markdown(text))
-    write_text(output / "main_table.tex", tables.to_latex(text))
+    write_text(output / "main_table.md", tables.to_markdown(text, note))
+    write_text(output / "main_table.tex", tables.to_latex(text, note))
     datasets = sorted({row.key.dataset for row in rows})
     sections = [
         _dataset_section(
@@ -86,8 +105,13 @@ def report(
         )
         for dataset in datasets
     ]
-    page = write_page(chosen.template, _page_values(scores, table, text, sections, len(logs), chosen))
-    write_text(output / "report.html", page)
+    inits = sorted({row.key.init for row in rows})
+    values = _page_values(scores, table, text, sections, len(logs), chosen) | {
+        "overlap_note": note,
+        "pretraining": _pretraining_section(trained, inits, output, chosen.reference),
+        "references": pretraining_section.references(_citations(trained, inits, chosen)),
+    }
+    write_text(output / "report.html", write_page(chosen.template, values))
 
 
 def _check_rows(scores: pd.DataFrame, rows: list[Row], folder: Path) -> None:
@@ -113,8 +137,9 @@ def _dataset_section(
         raise InputError(f"report: no task folder given for {dataset}: name it, the overlays show its images")
     figures = []
     froc = output / f"froc_{dataset}.png"
-    plot_froc(rows, froc, settings.reference)
-    figures.append(PageFigure(froc, f"FROC curves of all rows on {dataset}", _FROC_CAPTION))
+    overlaps = dict(zip(scores["init"], scores["overlap"], strict=True))
+    plot_froc(rows, froc, settings.reference, overlaps)
+    figures.append(PageFigure(froc, f"FROC curves of all rows on {dataset}", _explained(_FROC_CAPTION, scores)))
     if logs:
         learning = output / f"learning_{dataset}.png"
         plot_learning_curves(logs, learning, settings.reference)
@@ -122,13 +147,21 @@ def _dataset_section(
     best = _best_row(rows, scores)
     if best is not None:
         overlays = output / f"overlays_{dataset}.png"
-        plot_overlays(best, Task.read(tasks[dataset]), overlays, settings.windows.get(dataset))
-        figures.append(PageFigure(overlays, f"Detections and objects on slices of {dataset}", _OVERLAY_CAPTION))
+        init = best.key.init
+        plot_overlays(best, Task.read(tasks[dataset]), overlays, settings.windows.get(dataset), overlaps[init])
+        caption = _explained(_OVERLAY_CAPTION, scores[scores["init"] == init])
+        figures.append(PageFigure(overlays, f"Detections and objects on slices of {dataset}", caption))
     holds = [
         f"{test_set}: {line['patients']} patients, {line['cases']} cases, {line['objects']} objects"
         for test_set, line in ((part, lines.iloc[0]) for part, lines in scores.groupby("test_set"))
     ]
     return DatasetSection(dataset, "; ".join(holds) + ".", figures)
+
+
+def _explained(caption: str, scores: pd.DataFrame) -> str:
+    """The caption, and what the mark of an init means where the figure shows one."""
+    note = tables.overlap_note(scores)
+    return f"{caption} {note}" if note else caption
 
 
 def _best_row(rows: list[Row], scores: pd.DataFrame) -> Row | None:
@@ -140,6 +173,42 @@ def _best_row(rows: list[Row], scores: pd.DataFrame) -> Row | None:
     line = candidates.sort_values([tables.HEADLINE, *tables.KEY_COLUMNS], ascending=[False] + [True] * 6).iloc[0]
     key = matches.Run(*(str(line[name]) for name in tables.KEY_COLUMNS[:-1]), seed=int(line["seed"]))
     return next(row for row in rows if row.key == key)
+
+
+def _pretraining_section(
+    trained: list[Pretraining], inits: list[str], output: Path, reference: str
+) -> PretrainingSection | None:
+    """Draws the figures and puts the tables together; None without a pre-training of this study."""
+    if not trained:
+        return None
+    content = [
+        ("Pretext tasks", _ASSESSMENT_NOTE, pretraining_section.assessment_table(trained)),
+        ("Linear probe", _PROBE_NOTE, pretraining_section.probe_table(trained)),
+        ("Time per step", _TIME_NOTE, pretraining_section.time_table(trained)),
+    ]
+    curves = output / "pretraining_curves.png"
+    plot_pretraining_curves(trained, curves, inits, reference)
+    figures = [PageFigure(curves, "Training and validation losses of all pre-trainings", _CURVES_CAPTION)]
+    if any(one.probe is not None for one in trained):
+        probes = output / "pretraining_probe.png"
+        plot_probes(trained, probes)
+        figures.append(PageFigure(probes, "Accuracy of the linear probe of all pre-trainings", _PROBE_CAPTION))
+    for one in trained:
+        preview = output / f"pretraining_preview_{one.init}_{one.backbone}.png"
+        plot_preview(one, preview)
+        figures.append(PageFigure(preview, f"Pretext task of {one.name} on validation samples", _PREVIEW_CAPTION))
+    return PretrainingSection([PageTable(*entry) for entry in content if not entry[2].empty], figures)
+
+
+def _citations(
+    trained: list[Pretraining], inits: list[str], settings: ReportSettings
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Init -> citations of the checkpoints that its rows start from."""
+    found: dict[str, list[Mapping[str, Any]]] = {init: [*settings.citations.get(init, ())] for init in inits}
+    for one in trained:
+        if one.init in found:
+            found[one.init] += one.citations
+    return found
 
 
 def _page_values(
@@ -178,4 +247,29 @@ _OVERLAY_CAPTION = (
     "The row of highest pooled AP@0.10 on its best, median and worst case by the case's own AP@0.10 (cases without objects "
     "have none). Slices pass through the centres of objects, then of detections. Detections are shown above the score that "
     "leaves one false positive per case on average."
+)
+_ASSESSMENT_NOTE = (
+    "What each pre-training has learned of its own task: its figure on the fixed validation views beside that of a trivial "
+    "baseline on the same views, and their ratio. A pre-training that does not beat the baseline has not learned its task."
+)
+_PROBE_NOTE = (
+    "Balanced accuracy (mean recall over the classes, background included) of a linear classifier that reads labels of single "
+    "voxels off the frozen encoder's features, on validation cases: mean (range) over the repeats. Random weights: the same "
+    "architecture, untrained; intensity alone: the grey value and the mean of its patch."
+)
+_TIME_NOTE = (
+    "Median milliseconds per training step on the machine of the pre-training, reading from disk left out. Views: "
+    "augmentation and what the method makes of the images; share: views / (views + pass)."
+)
+_CURVES_CAPTION = (
+    "Losses of the pre-trainings: training (solid) and validation (dashed, the same patches and views every epoch). Losses of "
+    "different methods do not compare."
+)
+_PROBE_CAPTION = (
+    "Linear probe: a point per repeat (other training voxels, for random weights other weights too), a line at their mean; "
+    "dotted: chance."
+)
+_PREVIEW_CAPTION = (
+    "Pretext task after training, a row per validation sample. Grey panels of a row share one window (1st to 99th percentile); "
+    "label panels show background in black; matrices run from 0 to 1."
 )

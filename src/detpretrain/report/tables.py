@@ -11,8 +11,9 @@ from detpretrain.errors import InputError
 
 HEADLINE = "AP@0.10"
 NOT_DEFINED = "–"
+OVERLAP_MARK = "†"
 _KEPT = ["patients", "objects", HEADLINE, f"{HEADLINE}_low", f"{HEADLINE}_high", "folds"]
-_KEPT += [f"{HEADLINE}_fold_mean", f"{HEADLINE}_fold_sd", "mAP@0.10:0.50", "FROC@0.10"]
+_KEPT += [f"{HEADLINE}_fold_mean", f"{HEADLINE}_fold_sd", "mAP@0.10:0.50", "FROC@0.10", "overlap"]
 _DIFFERENCE = {
     "reference": "reference",
     "difference": "difference",
@@ -27,6 +28,7 @@ _TEX = {
     "^": r"\textasciicircum{}",
     "–": "--",
     "±": r"$\pm$",
+    OVERLAP_MARK: r"$\dagger$",
     "−": "$-$",
     "<": "$<$",
     ">": "$>$",
@@ -74,14 +76,17 @@ def main_table(scores: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """The main table as text: three decimals, intervals in brackets, the sign of every difference, '–' = not defined."""
+    """The main table as text: three decimals, intervals in brackets, the sign of every difference, '–' = not defined.
+
+    Inits whose pre-training saw scored patients carry a mark, which ``overlap_note`` explains.
+    """
     level = f"[{100 * confidence:g} % CI]"
     several_seeds = table["seed"].nunique() > 1
     columns = {
         "data set": table["dataset"],
         "test set": table["test_set"],
         "detector": table["detector"],
-        "init": table["init"],
+        "init": [marked(*line) for line in table[["init", "overlap"]].itertuples(index=False, name=None)],
         "seed": table["seed"].map(str) if several_seeds else None,
         f"AP@0.10 {level}": _with_interval(table, HEADLINE, f"{HEADLINE}_low", f"{HEADLINE}_high", sign=""),
         f"difference {level}": _with_interval(table, "difference", "difference_low", "difference_high", sign="+"),
@@ -95,16 +100,37 @@ def readable(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
     return pd.DataFrame({name: list(values) for name, values in columns.items() if values is not None})
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """A pipe table of a table of texts."""
+def marked(init: str, overlap: int) -> str:
+    """The name of an init as readers see it: with a dagger where its pre-training saw scored patients."""
+    return f"{init} {OVERLAP_MARK}" if overlap > 0 else init
+
+
+def overlap_note(table: pd.DataFrame) -> str:
+    """What the dagger means, with the numbers of patients; empty without a marked row."""
+    pairs = table.loc[table["overlap"] > 0, ["dataset", "init", "overlap"]].drop_duplicates()
+    if pairs.empty:
+        return ""
+    numbers = "; ".join(
+        f"{init}: {overlap} of the scored patients of {dataset}"
+        for dataset, init, overlap in sorted(pairs.itertuples(index=False, name=None))
+    )
+    return (
+        f"{OVERLAP_MARK} pre-trained on patients that are scored ({numbers}), accepted by accept_overlap: "
+        "no evidence about pre-training."
+    )
+
+
+def to_markdown(table: pd.DataFrame, note: str = "") -> str:
+    """A pipe table of a table of texts, and a note below it."""
     lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    text = "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return f"{text}\n{note}\n" if note else text
 
 
-def to_latex(table: pd.DataFrame) -> str:
+def to_latex(table: pd.DataFrame, note: str = "") -> str:
     """A booktabs ``tabular`` of a table of texts, to be ``\\input`` (preamble: ``\\usepackage{booktabs}``).
 
-    A rule separates the data sets.
+    A rule separates the data sets; a note stands below the table, as wide as the text.
     """
     lines = [r"\begin{tabular}{" + "l" * len(table.columns) + "}", r"\toprule", _latex_line(table.columns), r"\midrule"]
     previous = None
@@ -113,7 +139,10 @@ def to_latex(table: pd.DataFrame) -> str:
             lines.append(r"\midrule")
         previous = values[:2]
         lines.append(_latex_line(values))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if note:
+        lines.append(rf"\par\smallskip{{\footnotesize {latex_escape(note)}\par}}")
+    return "\n".join([*lines, ""])
 
 
 def latex_escape(text: str) -> str:
