@@ -1,8 +1,12 @@
 """What tests of several packages share."""
 
+import http.server
+import json
 import locale
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -54,3 +58,69 @@ def write_series() -> Iterator[Callable[..., Path]]:
     before = locale.setlocale(locale.LC_ALL)
     yield write
     locale.setlocale(locale.LC_ALL, before)  # writing DICOM leaves the whole process in the C locale
+
+
+class HubHandler(http.server.BaseHTTPRequestHandler):
+    """The few addresses of the Hub that a download needs; ``server.status`` answers everything with that status."""
+
+    def do_GET(self):
+        self.server.requests.append((self.command, self.path))
+        path = unquote(urlsplit(self.path).path)
+        if self.server.status:
+            return self.answer(self.server.status, b"{}", **self.server.headers)
+        repo = "/".join((path.removeprefix("/api/models") if path.startswith("/api/") else path).split("/")[1:3])
+        if repo not in self.server.files:
+            return self.answer(401 if self.command == "GET" else 404, b"{}", X_Error_Code="RepoNotFound")
+        rest = path.partition(f"{repo}/")[2].split("/", 2)
+        revision, name = rest[1], "/".join(rest[2:])
+        if revision not in (self.server.commit, "main"):
+            return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
+        if rest[0] == "revision":
+            return self.answer(200, json.dumps({"id": repo, "sha": self.server.commit, "siblings": []}).encode())
+        if rest[0] == "tree":
+            listed = [
+                {"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in self.server.files[repo].items()
+            ]
+            return self.answer(200, json.dumps(listed).encode())
+        if name not in self.server.files[repo]:
+            return self.answer(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=self.server.commit)
+        return self.answer(
+            200, self.server.files[repo][name], X_Repo_Commit=self.server.commit, ETag=f'"{abs(hash(name)):x}"'
+        )
+
+    do_HEAD = do_GET
+
+    def answer(self, status, body, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def serve_hub() -> Iterator[Callable[..., http.server.ThreadingHTTPServer]]:
+    """``serve_hub(files, commit)``: a Hub on the loopback, ``files``: repository -> path -> bytes; ``.url`` is its address."""
+    servers = []
+
+    def serve(files: dict[str, dict[str, bytes]], commit: str) -> http.server.ThreadingHTTPServer:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
+        server.files, server.commit = files, commit
+        server.requests, server.status, server.headers = [], None, {}
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return server
+
+    yield serve
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,10 +1,6 @@
-import http.server
-import json
 import os
 import subprocess
 import sys
-import threading
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -20,55 +16,9 @@ FILES = {
 }
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """The few addresses of the Hub that a download needs; ``server.status`` answers everything with that status."""
-
-    def do_GET(self):
-        self.server.requests.append((self.command, self.path))
-        path = unquote(urlsplit(self.path).path)
-        if self.server.status:
-            return self.answer(self.server.status, b"{}", **self.server.headers)
-        repo = "/".join((path.removeprefix("/api/models") if path.startswith("/api/") else path).split("/")[1:3])
-        if repo not in FILES:
-            return self.answer(401 if self.command == "GET" else 404, b"{}", X_Error_Code="RepoNotFound")
-        rest = path.partition(f"{repo}/")[2].split("/", 2)
-        revision, name = rest[1], "/".join(rest[2:])
-        if revision not in (COMMIT, "main"):
-            return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
-        if rest[0] == "revision":
-            return self.answer(200, json.dumps({"id": repo, "sha": COMMIT, "siblings": []}).encode())
-        if rest[0] == "tree":
-            listed = [{"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in FILES[repo].items()]
-            return self.answer(200, json.dumps(listed).encode())
-        if name not in FILES[repo]:
-            return self.answer(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-        return self.answer(200, FILES[repo][name], X_Repo_Commit=COMMIT, ETag=f'"{abs(hash(name)):x}"')
-
-    do_HEAD = do_GET
-
-    def answer(self, status, body, **headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
-def running():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def running(serve_hub):
+    return serve_hub(FILES, COMMIT)
 
 
 @pytest.fixture
@@ -81,7 +31,6 @@ def server(running, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda _: None)  # between its retries
     monkeypatch.setenv("HF_TOKEN", "hf_nobody")
     running.requests, running.status, running.headers = [], None, {}
-    running.url = f"http://127.0.0.1:{running.server_port}"
     return running
 
 

@@ -21,7 +21,7 @@ LAYERS = (
 )
 # The study's configuration stands beside them: what computes results is given values and never looks a study up.
 CONFIGURATION = {"study", "leaves", "jobs", "status", "status_table"}
-CONFIGURATION_USES = {"errors", "files", "provenance"}
+CONFIGURATION_USES = {"errors", "files", "provenance", "hub"}
 NEVER = {
     "pretraining": {"detectors"},
     "detectors": {"pretraining"},

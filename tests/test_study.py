@@ -1,4 +1,6 @@
 import copy
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,47 @@ def test_name_that_does_not_exist_is_one_line(changes, parts):
 
 def test_pretraining_without_a_corpus_is_one_line():
     assert "no data set is named: add corpus: DATASET" in refused({k: v for k, v in SMOKE.items() if k != "corpus"})
+
+
+def test_a_method_asks_for_its_kind_of_corpus_and_an_init_may_name_its_own():
+    found = assembled(corpus=["smoke_corpus", "smoke_organs"])
+    assert found.corpora("mae") == ["smoke_corpus", "smoke_organs"]
+    assert found.corpora("multitalent") == ["smoke_organs", "smoke_thorax"]
+    own = study.Study(found.config, {**found.entries, "inits": {"mae": {"method": "mae", "corpus": "brats"}}}, {})
+    assert own.corpora("mae") == ["brats"]
+    rows = [{"detector": "retina_unet_resenc", "init": "multitalent"}]
+    without = {key: value for key, value in SMOKE.items() if key != "labelled_corpus"} | {"rows": rows}
+    assert "add labelled_corpus: DATASET" in refused(without)
+
+
+def test_accepted_overlaps_name_what_exists():
+    found = assembled(accept_overlap={"mae": ["smoke_nodules"]})
+    assert found.accepts_overlap("mae", "smoke_nodules")
+    assert not found.accepts_overlap("voco", "smoke_nodules")
+    assert "did you mean 'mae'" in refused(SMOKE | {"accept_overlap": {"mea": ["smoke_nodules"]}})
+    assert "did you mean 'smoke_nodules'" in refused(SMOKE | {"accept_overlap": {"mae": ["smoke_nodule"]}})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"methd": "mae"}, "unknown key 'methd': did you mean 'method'?"),
+        ({"method": "mae", "checkpoint": "x.pth"}, "both method and checkpoint"),
+        ({"stem": "CT"}, "stem without a checkpoint"),
+        ({"checkpoint": "nowhere/x.pth"}, "checkpoint nowhere/x.pth: file not found"),
+        ({"checkpoint": "hf://org/repo"}, "pin the commit"),
+        ({"method": "mae", "patients": "nowhere.txt"}, "patients nowhere.txt: file not found"),
+    ],
+)
+def test_bad_inits_are_one_line(entry, message, tmp_path):
+    copied = tmp_path / "root"
+    shutil.copytree(ROOT / "config", copied / "config")
+    shutil.copytree(ROOT / "workflow" / "schemas", copied / "workflow" / "schemas")
+    (copied / "config" / "inits.yaml").write_text(yaml.safe_dump({"mine": entry}))
+    rows = [{"detector": "retina_unet_resenc", "init": "mine"}]
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        study.assemble(SMOKE | {"rows": rows}, copied, "my.yaml")
+    assert "\n" not in str(error.value)
 
 
 def test_entry_at_another_size_and_unknown_plan():

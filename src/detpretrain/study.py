@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema
 
+from detpretrain import hub
 from detpretrain.errors import InputError
 from detpretrain.files import read_yaml
 
@@ -247,6 +248,12 @@ def _check_init(study: Study, init: str, entry: Mapping[str, Any]) -> None:
         raise InputError(f"config/inits.yaml: {init} has both method and checkpoint: keep one of them")
     if "stem" in entry and len(entry.keys() & {"method", "checkpoint"}) != 1:
         raise InputError(f"config/inits.yaml: {init}: stem without a checkpoint or method: remove it")
+    files = {key: entry[key] for key in ("checkpoint", "patients") if key in entry}
+    if hub.is_reference(str(files.get("checkpoint"))):
+        hub.parse(files.pop("checkpoint"))
+    for key, file in files.items():
+        if not Path(file).is_file():
+            raise InputError(f"config/inits.yaml: {init}: {key} {file}: file not found: correct the path")
     if "method" in entry:
         _check_parts(study, "methods", entry["method"], study.entry("methods", entry["method"]))
         for corpus in study.corpora(init):

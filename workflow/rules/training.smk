@@ -38,6 +38,9 @@ rule leakage:
             if STUDY.checkpoint(wildcards.init)
             else []
         ),
+        patients=lambda wildcards: STUDY.entry("inits", wildcards.init).get(
+            "patients", []
+        ),
     output:
         f"{HERE}/leakage/{{init}}/{{dataset}}.json",
     log:
