@@ -132,7 +132,9 @@ def write_pretraining(root: Path, init: str, backbone: str = "resenc", probed: b
     }
     (folder / "assessment.json").write_text(json.dumps(assessment))
     samples = [preview_panels(generator) for _ in range(rows)]
-    titles = [[{"title": title, "kind": kind} for title, kind, _ in panels] for panels in samples]
+    titles = [
+        [{"title": title, "kind": kind, "axes": ["rows", "columns"]} for title, kind, _ in panels] for panels in samples
+    ]
     arrays = {f"r{i}c{j}": np.float32(p[2]) for i, panels in enumerate(samples) for j, p in enumerate(panels)}
     np.savez_compressed(folder / "preview.npz", panels=np.array(json.dumps(titles)), **arrays)
     if probed:

@@ -88,12 +88,12 @@ def test_rows_of_different_length_leave_room_empty(trained, drawn, assert_readab
 
 def test_grey_window_is_shared_and_never_empty():
     panels = [
-        PreviewPanel("a", "grey", np.arange(50.0).reshape(5, 10)),
-        PreviewPanel("b", "grey", np.arange(50.0, 101.0)[None]),
-        PreviewPanel("c", "matrix", np.full((2, 2), 1e6)),
+        PreviewPanel("a", "grey", np.arange(50.0).reshape(5, 10), ("row", "column")),
+        PreviewPanel("b", "grey", np.arange(50.0, 101.0)[None], ("row", "column")),
+        PreviewPanel("c", "matrix", np.full((2, 2), 1e6), ("row", "column")),
     ]
     assert figures.grey_window(panels) == pytest.approx((1.0, 99.0))
-    assert figures.grey_window([PreviewPanel("a", "grey", np.full((2, 2), 3.0))]) == (3.0, 4.0)
+    assert figures.grey_window([PreviewPanel("a", "grey", np.full((2, 2), 3.0), ("row", "column"))]) == (3.0, 4.0)
     assert figures.grey_window(panels[2:]) == (0.0, 1.0)
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 """Pre-trainings as files: read whole or refused, their tables say what the files say, works are cited once."""
 
 import json
@@ -39,10 +41,16 @@ def test_tables_hold_the_files_numbers(pretraining):
     probes = section.probe_table(found)
     assert probes.to_numpy().tolist() == [
         ["mae", "resenc", "organs", "3", "0.820 (0.800 to 0.840)", "0.710 (0.700 to 0.720)", "0.507 (0.500 to 0.520)",
-         "+0.110", "yes"],
+         "+0.110", "yes", "no"],
     ]  # fmt: skip
     times = section.time_table(found)
     assert times.iloc[1].tolist() == ["s3d", "resenc", "MAE", "50.0", "150.0", "25 %"]
+
+
+def test_a_probe_on_the_labels_of_the_pre_training_is_told(pretraining):
+    (one,) = section.read_pretrainings([pretraining("mae")])
+    supervised = dataclasses.replace(one, corpora=["thorax", "organs"])
+    assert section.probe_table([one, supervised])["learned from these labels"].tolist() == ["no", "yes"]
 
 
 def test_no_probe_gives_an_empty_table(pretraining):
@@ -83,11 +91,11 @@ def test_broken_previews_are_refused(pretraining):
     (folder / "preview.npz").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(InputError, match=r"preview\.npz: not a pre-training's preview"):
         section.read_pretrainings([folder])
-    panels = json.dumps([[{"title": "t", "kind": "colour"}]])
+    panels = json.dumps([[{"title": "t", "kind": "colour", "axes": ["a", "b"]}]])
     np.savez(folder / "preview.npz", panels=np.array(panels), r0c0=np.zeros((2, 2)))
     with pytest.raises(InputError, match=r"preview\.npz: panel 't' is colour \(2, 2\)"):
         section.read_pretrainings([folder])
-    deep = json.dumps([[{"title": "t", "kind": "grey"}]])
+    deep = json.dumps([[{"title": "t", "kind": "grey", "axes": ["a", "b"]}]])
     np.savez(folder / "preview.npz", panels=np.array(deep), r0c0=np.zeros((2, 2, 2)))
     with pytest.raises(InputError, match=r"panel 't' is grey \(2, 2, 2\)"):
         section.read_pretrainings([folder])

@@ -43,8 +43,10 @@ STUDY_FILES = shlex.quote(os.pathsep.join(map(str, workflow.configfiles)))
 INTERPRETER = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 if workflow.deployment_settings.deployment_method:
     INTERPRETER = ""
+# glibc gives the memory of large tensors back and asks for it again in every step: a tenth of a training's time on a CPU
+MALLOC = "MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824"
 shell.prefix(
-    f"{INTERPRETER}export SCRIPTS={SCRIPTS} STUDY={STUDY_FILES}; ".replace(
+    f"{INTERPRETER}export {MALLOC} SCRIPTS={SCRIPTS} STUDY={STUDY_FILES}; ".replace(
         "{", "{{"
     ).replace("}", "}}")
 )

@@ -42,11 +42,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a method's preview: ``values [H, W]``; ``kind``: "grey", "labels" (0 = background) or "matrix" (0..1)."""
+    """One picture of a method's preview: ``values [H, W]``; ``kind``: "grey", "labels" (0 = background) or "matrix" (0..1).
+
+    ``axes``: what the rows and columns of a matrix are.
+    """
 
     title: str
     values: Tensor
     kind: str = "grey"
+    axes: tuple[str, str] = ("row", "column")
 
 
 class Method(Protocol):

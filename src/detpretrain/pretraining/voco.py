@@ -20,6 +20,7 @@ from detpretrain.loading.augmentation import Augmentation
 from detpretrain.pretraining import voco_crops
 from detpretrain.pretraining.contract import Citation, Panel, Score
 
+MATRIX_AXES = ("target crop", "base crop")
 FEWEST_VOXELS = 2  # of the deepest map: an instance norm of one voxel leaves nothing
 
 
@@ -124,8 +125,8 @@ class VoCo(nn.Module):
             [
                 Panel("target crop", slices[number]),
                 Panel("base crop of most overlap", slices[overlap[0].argmax()]),
-                Panel("overlap", overlap, "matrix"),
-                Panel("predicted overlap", guess, "matrix"),
+                Panel("overlap", overlap, "matrix", MATRIX_AXES),
+                Panel("predicted overlap", guess, "matrix", MATRIX_AXES),
             ]
             for slices, overlap, guess in zip(middle, labels, predicted, strict=True)
         ]

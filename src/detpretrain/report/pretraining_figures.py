@@ -119,7 +119,7 @@ def _draw(axes: Axes, panel: PreviewPanel, window: tuple[float, float]) -> None:
     else:
         axes.imshow(panel.values, cmap="viridis", vmin=0, vmax=1, **shown)
     if panel.kind == "matrix":
-        axes.set(xlabel="column", ylabel="row")
+        axes.set(ylabel=panel.axes[0], xlabel=panel.axes[1])
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(4, integer=True))
     else:

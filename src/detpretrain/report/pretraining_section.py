@@ -49,11 +49,12 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class PreviewPanel:
-    """``values`` [H, W]; ``kind``: one of ``PANEL_KINDS``."""
+    """``values`` [H, W]; ``kind``: one of ``PANEL_KINDS``; ``axes``: what rows and columns of a matrix are."""
 
     title: str
     kind: str
     values: NDArray[np.float32]
+    axes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _read_preview(path: Path) -> list[list[PreviewPanel]]:
         with open(path, "rb") as handle, np.load(handle) as arrays:
             rows = [
                 [
-                    PreviewPanel(panel["title"], panel["kind"], arrays[f"r{row}c{column}"])
+                    PreviewPanel(panel["title"], panel["kind"], arrays[f"r{row}c{column}"], panel["axes"])
                     for column, panel in enumerate(panels)
                 ]
                 for row, panels in enumerate(json.loads(str(arrays["panels"])))
@@ -194,6 +195,7 @@ def probe_table(pretrainings: Sequence[Pretraining]) -> pd.DataFrame:
             "intensity alone": _mean_and_range(one.probe.accuracies["intensity"]),
             "pre-trained − random": f"{one.probe.difference:+.3f}".replace("-", "−"),
             "better in every repeat": _TRUTH[one.probe.beats_random],
+            "learned from these labels": _TRUTH[one.probe.dataset in one.corpora],
         }
         for one in pretrainings
         if one.probe is not None

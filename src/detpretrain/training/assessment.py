@@ -51,13 +51,15 @@ def write(
 
 
 def write_preview(path: Path, rows: list[list[Panel]]) -> None:
-    """``rIcJ``: the values of each panel, float32; ``panels``: their titles and kinds as JSON."""
+    """``rIcJ``: the values of each panel, float32; ``panels``: their titles, kinds and axes as JSON."""
     arrays = {
         f"r{row}c{column}": panel.values.float().cpu().numpy()
         for row, panels in enumerate(rows)
         for column, panel in enumerate(panels)
     }
-    text = json.dumps([[{"title": panel.title, "kind": panel.kind} for panel in panels] for panels in rows])
+    text = json.dumps(
+        [[{"title": panel.title, "kind": panel.kind, "axes": panel.axes} for panel in panels] for panels in rows]
+    )
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, panels=np.array(text), **arrays)
 
