@@ -1,7 +1,6 @@
-import dataclasses
-
 """Pre-trainings as files: read whole or refused, their tables say what the files say, works are cited once."""
 
+import dataclasses
 import json
 
 import numpy as np
