@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test demo-check lint format smoke bench real-mr clean-venv
+.PHONY: demo grid test demo-check lint format smoke bench real-mr clean-venv
 
 demo: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES)
@@ -15,6 +15,12 @@ demo: $(STAMP)
 	@echo "table:   results/demo/report/main_table.md (.csv, .tex)"
 	@echo "figures: results/demo/report/*.png"
 	@echo "report:  results/demo/report/report.html"
+
+# all six initialisations of Retina U-Net, in miniature
+grid: $(STAMP)
+	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES) --configfile config/grid.yaml
+	@cat results/grid/report/main_table.md
+	@echo "report:  results/grid/report/report.html"
 
 test: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile
@@ -37,9 +43,10 @@ format: $(STAMP)
 smoke: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES) --configfile config/smoke.yaml
 
-# one training step at full size: seconds and memory
+# one training step at full size: seconds and memory; views and step of every pre-training method
 bench: $(STAMP)
 	$(BIN)/python benchmarks/full_size_step.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/pretraining_views.py --size demo
 
 # the real MR volumes of DETPRETRAIN_REAL_DATA (config/README.md)
 real-mr: $(STAMP)

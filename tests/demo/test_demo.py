@@ -113,6 +113,17 @@ def test_untrained_network_is_no_better_than_random_boxes(scored, random_ap):
     assert ap(found) < 2 * random_ap
 
 
+def test_every_pre_training_beats_its_trivial_baseline():
+    found = sorted((RESULTS / "demo" / "pretrained").glob("*/*/assessment.json"))
+    assert {path.parts[-3] for path in found} >= {"mae", "voco", "multitalent"}
+    for path in found:
+        for score in read_json(path)["scores"]:
+            print(
+                f"{path.parts[-3]}, {score['name']}: {score['value']:.3f}, {score['baseline_name']}: {score['baseline']:.3f}"
+            )
+            assert score["beats_baseline"], (path, score)
+
+
 def ap(cases: list[Case]) -> float:
     return metrics.evaluate(cases, 1)["AP@0.10"]
 
