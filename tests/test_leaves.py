@@ -101,6 +101,24 @@ def test_comparison_and_study_s_rows_change_compare_only():
     assert changed(config=CONFIG | {"rows": rows}) == {"compare"}
 
 
+def test_a_stem_an_acceptance_and_an_id_space_count_where_they_matter():
+    inits = {**KINDS["inits"], "brain": {"method": "mae", "stem": "T1"}}
+    plain = study.Study({**study.DEFAULTS, **CONFIG}, {**KINDS, "inits": inits}, PLANS)
+    accepting = study.Study({**plain.config, "accept_overlap": {"mae": ["smoke_nodules"]}}, plain.entries, PLANS)
+    named = {**KINDS["datasets"], "smoke_corpus": {**KINDS["datasets"]["smoke_corpus"], "identities": "phantoms"}}
+    spaced = study.Study(plain.config, {**plain.entries, "datasets": named}, PLANS)
+    cells = [leaves.finetune(plain, "retina_unet_resenc", init, 0, 0) for init in ("mae", "brain")]
+    assert leaves.recipe("finetune", cells[0]) != leaves.recipe("finetune", cells[1])
+    guards = [leaves.recipe("leakage", leaves.leakage(s, "mae", "smoke_nodules")) for s in (plain, accepting, spaced)]
+    assert len(set(guards)) == 3
+    # the name of an id space does not change a volume, nor what was learned from it
+    for stage, leaf in (
+        ("prepare", lambda s: leaves.prepare(s, "smoke_corpus")),
+        ("pretrain", lambda s: leaves.pretrain(s, "mae", "resenc")),
+    ):
+        assert leaves.recipe(stage, leaf(plain)) == leaves.recipe(stage, leaf(spaced))
+
+
 def test_folds_and_seeds_differ_from_each_other():
     names = [f"finetune retina_unet_resenc scratch {fold}" for fold in range(3)]
     assert len({BEFORE[name] for name in names}) == 3

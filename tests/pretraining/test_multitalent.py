@@ -218,3 +218,29 @@ def test_bad_arguments_are_input_errors():
         make([])
     with pytest.raises(InputError, match="corpus has no classes"):
         make([Source("corpus", ["CT"], [], [], [], 3)])
+
+
+def test_predictions_where_nobody_annotated_count_for_nothing():
+    method = make()
+    (images, targets, annotated, sources), _ = batch_of(method, [1])
+    found, known = method.logits(images, sources)[1][0] > 0, annotated[0]
+    assert (found & ~known).any()
+    for number, score in enumerate(method.assess(images, targets, annotated, sources).values()):
+        assert int(score.method[1]) == int((found[number] & known).sum() + (targets[0][number] & known).sum())
+
+
+def test_gradients_are_those_of_the_plain_u_net():
+    method, images = make([CHEST]), noise(2, 1, *PATCH)
+    method.logits(list(images), [0, 0])[0].square().mean().backward()
+    ours = {name: parameter.grad.clone() for name, parameter in method.network.encoder.named_parameters()}
+    method.zero_grad()
+    method.network(images).square().mean().backward()
+    for name, parameter in method.network.encoder.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, msg=name)
+
+
+def test_ct_is_the_default_stem_wherever_it_stands():
+    method = make([BRAIN, CHEST])
+    assert method.default_stem == "CT"
+    assert method.network.encoder.stem.convs[0].conv.weight.shape[1] == 1
+    assert list(method.extra_stems()) == ["T1+T2"]

@@ -6,15 +6,21 @@ import pandas as pd
 import pytest
 import torch
 
-from detpretrain import leaves, study
+from detpretrain import leaves, study, volumes
+from detpretrain.datasets.prepare import prepare
 from detpretrain.errors import InputError
-from detpretrain.files import read_json
+from detpretrain.files import read_json, read_yaml, write_json
+from detpretrain.geometry import Geometry
 from detpretrain.models.factory import build_backbone
+from detpretrain.preprocessing.plan import plan_task
+from detpretrain.preprocessing.run import preprocess_task
 from detpretrain.tasks import Task
 from detpretrain.training import adaptation, checkpoints
 from detpretrain.training.loop import Stopped
 from detpretrain.training.pretrain import Corpus, Outputs, Pretraining, common_plan, patch_source, pretrain
+from detpretrain.training.recipe import Recipe
 from detpretrain.training.runtime import Runtime
+from detpretrain.training.stream import PatchStream
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,3 +152,42 @@ def test_corpora_must_share_patch_and_architecture(corpus, organs):
     sources[1].index["plan"]["patch"] = [24, 24, 32]
     with pytest.raises(InputError, match=r"smoke_organs: patch \[24, 24, 32\], but smoke_corpus has \[24, 24, 24\]"):
         common_plan(sources)
+
+
+def test_data_sets_are_drawn_by_a_power_of_their_size(corpus, organs):
+    sources = [patch_source(Corpus(part / "task", part / "preprocessed")) for part in (corpus, organs)]
+    for source, cases in zip(sources, (1, 2), strict=True):
+        source.split["train"][:] = source.split["train"][:cases]
+    recipe = Recipe.from_entry(
+        "r",
+        {
+            "optimizer": {"class": "torch.optim.SGD"},
+            "schedule": {"class": "detpretrain.training.schedules.WarmupPoly", "lr": 0.1},
+            **dict.fromkeys(("epochs", "steps_per_epoch", "validation_steps", "batch_size"), 1),
+        },
+    )
+    for exponent in (0.5, 1.0, 2.0):
+        stream = PatchStream(sources, recipe, (0,), 0, to_batch=tuple, source_exponent=exponent)
+        assert stream._training.bounds[0] == pytest.approx(1 / (1 + 2**exponent))
+
+
+def test_each_channel_of_a_corpus_is_an_image_of_its_own(job, tmp_path):
+    raw, geometry = tmp_path / "raw", Geometry((26, 26, 26), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    rng = np.random.default_rng(0)
+    for case in range(3):
+        for channel in range(2):
+            image = rng.normal(size=geometry.shape).astype(np.float32)
+            volumes.write(raw / "imagesTr" / f"c{case}_{channel:04d}.nii.gz", image, geometry)
+        volumes.write(raw / "labelsTr" / f"c{case}.nii.gz", (image > 1).astype(np.uint8), geometry)
+    write_json(
+        raw / "dataset.json", {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "bright": 1}}
+    )
+    entry = {"class": "detpretrain.datasets.nnunet.NnUNetDataset", "raw": str(raw), "splits": {"folds": 1}}
+    prepare("two", entry, tmp_path / "task")
+    plan_task(
+        tmp_path / "task", "two", "p", read_yaml(ROOT / "config" / "plans" / "smoke_corpus.yaml"), tmp_path / "p.json"
+    )
+    preprocess_task(tmp_path / "task", read_json(tmp_path / "p.json"), tmp_path / "preprocessed")
+    train(job, tmp_path / "out", tmp_path)
+    plan = checkpoints.load(tmp_path / "out" / "checkpoint.pth")["nnssl_adaptation_plan"]
+    assert plan["pretrain_num_input_channels"] == 1
