@@ -37,3 +37,9 @@ def test_they_are_read_from_the_checkpoint_or_its_plan(tmp_path):
 def test_another_form_is_one_line(given, tmp_path):
     with pytest.raises(InputError, match=f"^{tmp_path}: citations: not a list"):
         read(tmp_path, {"citations": given})
+
+
+def test_a_class_named_with_its_module_is_cited_too():
+    found = complete([], "detpretrain.models.plain_conv.PlainConvUNet")
+    assert [entry["type"] for entry in found] == ["Architecture", "Framework"]
+    assert "nnDetection" in found[0]["name"]

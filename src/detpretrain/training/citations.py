@@ -21,7 +21,16 @@ ARCHITECTURES: Mapping[str, dict[str, Any]] = {
             "revisited: A call for rigorous validation in 3D medical image segmentation. In Medical Image Computing and "
             "Computer Assisted Intervention - MICCAI 2024 (pp. 488-498). Springer."
         ],
-    }
+    },
+    "PlainConvUNet": {
+        "type": "Architecture",
+        "name": "Plain-convolution encoder of nnDetection",
+        "apa_citations": [
+            "Baumgartner, M., Jäger, P. F., Isensee, F., & Maier-Hein, K. H. (2021). nnDetection: A self-configuring method for "
+            "medical object detection. In Medical Image Computing and Computer Assisted Intervention - MICCAI 2021 "
+            "(pp. 530-539). Springer."
+        ],
+    },
 }
 FRAMEWORK: Mapping[str, Any] = {
     "type": "Framework",
@@ -36,7 +45,8 @@ FRAMEWORK: Mapping[str, Any] = {
 
 def complete(citations: Sequence[Mapping[str, Any]], network_class: str) -> list[dict[str, Any]]:
     """The method's citations with those of the network's class and of the study; none twice."""
-    everything = [*citations, *filter(None, [ARCHITECTURES.get(network_class)]), FRAMEWORK]
+    architecture = ARCHITECTURES.get(network_class.rpartition(".")[2])
+    everything = [*citations, *filter(None, [architecture]), FRAMEWORK]
     found: list[dict[str, Any]] = []
     for citation in everything:
         if dict(citation) not in found:
