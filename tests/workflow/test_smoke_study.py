@@ -125,7 +125,7 @@ def test_changed_leaf_of_the_method_reruns_it_and_its_cells_only(finished, count
 
 def test_changed_inference_reruns_predictions_but_no_training(finished, count):
     repository, _, study = finished
-    smoke = "inference: {overlap: 0.25, mirror_axes: [2], tile_batch: 8}\n\n"
+    smoke = "inference: {overlap: 0.25, mirror_axes: [2], tile_batch: 8}\n\n# The same network"  # of retina_unet_resenc
     with changed(repository.root / "config" / "detectors.yaml", smoke, smoke.replace("0.25", "0.5")):
         counts = count(repository.planned(*study))
     assert counts == {"predict": 6, "evaluate": 6, "consolidate": 2, "compare": 1, "report": 1}
