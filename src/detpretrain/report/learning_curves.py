@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from detpretrain.errors import InputError
@@ -16,6 +17,8 @@ from detpretrain.report.style import init_styles, new_figure, save, style
 
 CELL_FOLDER = re.compile(r"fold(?P<fold>\d+)-seed(?P<seed>\d+)(?P<variant>(-\w+)?)")
 REQUIRED = ("epoch", "train_loss")
+AP_LABEL = "validation AP@0.10"
+PANELS = (("train_loss", "training loss (no unit)"), ("val_loss", "validation loss (no unit)"), ("val_ap", AP_LABEL))
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,9 @@ class TrainingLog:
     table: pd.DataFrame
 
     @property
-    def row(self) -> tuple[str, str, int, str]:
-        return self.detector, self.init, self.seed, self.variant
-
-    @property
-    def title(self) -> str:
-        return f"{self.detector}, {self.init}, seed {self.seed}{self.variant.replace('-', ', ')}"
+    def label(self) -> str:
+        """The init, with the variant where there is one."""
+        return self.init + self.variant.replace("-", ", ")
 
 
 def read_logs(paths: Iterable[Path]) -> list[TrainingLog]:
@@ -62,56 +62,58 @@ def read_logs(paths: Iterable[Path]) -> list[TrainingLog]:
         logs.append(
             TrainingLog(dataset, detector, init, int(found["fold"]), int(found["seed"]), found["variant"], table)
         )
-    return sorted(logs, key=lambda log: (log.dataset, *log.row, log.fold))
+    return sorted(logs, key=lambda log: (log.dataset, log.detector, log.label, log.seed, log.fold))
 
 
 def plot_learning_curves(logs: list[TrainingLog], path: Path, reference: str = "scratch") -> None:
-    """Writes one figure: per row of the study a panel with the losses and one with the validation AP, folds as thin lines.
+    """Writes one figure: per detector a line of panels (training loss, validation loss, validation AP), a curve per init.
 
-    ``logs``: of one data set, at least one. All panels of a column share their axes, so that rows compare by eye.
+    ``logs``: of one data set, at least one. Thick: the mean over folds and seeds of the epochs that all of them have; thin: each
+    of them. Losses of two detectors are no neighbours on a scale, so each line of panels has its own; AP is from 0 to 1 in all.
     """
-    rows: dict[tuple, list[TrainingLog]] = {}
-    for log in sorted(logs, key=lambda log: (log.detector, log.init != reference, *log.row, log.fold)):
-        rows.setdefault(log.row, []).append(log)
+    detectors = sorted({log.detector for log in logs})
+    styles = init_styles((log.label for log in logs), reference)
+    present = [init for init in styles if any(log.label == init for log in logs)]
     with style():
-        figure = new_figure(8.2, 0.6 + 2.0 * len(rows))
-        axes = figure.subplots(len(rows), 2, squeeze=False, sharex=True, sharey="col")
-        colours = init_styles((log.init for log in logs), reference)
-        for (loss_axes, ap_axes), of_row in zip(axes, rows.values(), strict=True):
-            colour = colours[of_row[0].init][0]
-            folds = f"{len(of_row)} fold" + ("s" if len(of_row) > 1 else "")
-            loss_axes.set_title(f"{of_row[0].title} ({folds})", loc="left")
-            _loss_panel(loss_axes, of_row, colour)
-            _ap_panel(ap_axes, of_row, colour)
+        figure = new_figure(10.2, 0.9 + 2.5 * len(detectors))
+        axes = figure.subplots(len(detectors), len(PANELS), squeeze=False, sharex=True)
+        for line, detector in zip(axes, detectors, strict=True):
+            line[1].sharey(line[0])  # before anything is drawn, so that the range is of both
+            of_detector = [log for log in logs if log.detector == detector]
+            for panel, (column, label) in zip(line, PANELS, strict=True):
+                for init in present:
+                    of_init = [log for log in of_detector if log.label == init]
+                    _curves(panel, of_init, column, styles[init], init == reference)
+                _axes(panel, label)
+            line[0].set_title(detector, loc="left")
         for panel in axes[-1]:
             panel.set_xlabel("epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[0, 0].legend(loc="upper right")
+        handles = [Line2D([], [], color=styles[init][0], ls=styles[init][1], label=init) for init in present]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
         figure.suptitle(f"Learning curves on {logs[0].dataset}", x=0.01, ha="left", fontsize=11)
         save(figure, path)
 
 
-def _loss_panel(axes: Axes, logs: list[TrainingLog], colour: str) -> None:
-    for i, log in enumerate(logs):
-        for column, dashes, label in (("train_loss", "-", "training"), ("val_loss", "--", "validation")):
-            if column in log.table and log.table[column].notna().any():
-                _line(axes, log, column, colour, dashes, label if i == 0 else None)
-    axes.set_ylabel("loss (no unit)")
+def _curves(axes: Axes, logs: list[TrainingLog], column: str, look: tuple[str, str], is_reference: bool) -> None:
+    """The curve of every log of an init, and their mean."""
+    tables = [log.table.set_index("epoch")[column].dropna() for log in logs if column in log.table]
+    tables = [table for table in tables if len(table)]
+    colour, dashes = look
+    order = 2.0 if is_reference else 2.5  # the reference is thick and below, as in the FROC figure
+    for table in tables:
+        axes.plot(table.index, table, dashes, color=colour, lw=0.6, alpha=0.45, zorder=order)
+    if tables:
+        mean = pd.concat(tables, axis=1, join="inner").mean(axis=1)
+        marker = "o" if len(mean) == 1 else None  # a line through one point would not be seen
+        axes.plot(
+            mean.index, mean, dashes, color=colour, lw=2.8 if is_reference else 1.6, marker=marker, ms=4, zorder=order
+        )
 
 
-def _ap_panel(axes: Axes, logs: list[TrainingLog], colour: str) -> None:
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("validation AP")
-    drawn = [log for log in logs if "val_ap" in log.table and log.table["val_ap"].notna().any()]
-    for log in drawn:
-        _line(axes, log, "val_ap", colour, "-", None)
-    if not drawn:
+def _axes(axes: Axes, label: str) -> None:
+    axes.set_ylabel(label)
+    if label == AP_LABEL:
+        axes.set_ylim(0, 1)
+    if not axes.lines:
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color="#606060")
-
-
-def _line(axes: Axes, log: TrainingLog, column: str, colour: str, dashes: str, label: str | None) -> None:
-    defined = log.table.dropna(subset=[column])
-    marker = "o" if len(defined) == 1 else None  # a line through one point would not be seen
-    axes.plot(
-        defined["epoch"], defined[column], dashes, color=colour, lw=0.9, alpha=0.85, marker=marker, ms=3, label=label
-    )

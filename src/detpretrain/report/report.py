@@ -240,8 +240,8 @@ _FROC_CAPTION = (
     "pooled; points: the seven rates whose mean sensitivity is the FROC score."
 )
 _LEARNING_CAPTION = (
-    "Learning curves: one line per fold; left the training (solid) and validation (dashed) loss, right the validation AP "
-    "as logged in training. Nothing is selected on them: the last weights are used."
+    "Learning curves as logged in training: a line of panels per detector, a colour per initialisation; thin: each fold and "
+    "seed, thick: their mean. Losses of two detectors do not compare. Nothing is selected on them: the last weights are used."
 )
 _OVERLAY_CAPTION = (
     "The row of highest pooled AP@0.10 on its best, median and worst case by the case's own AP@0.10 (cases without objects "
