@@ -264,12 +264,123 @@ def test_a_single_patch_can_be_learnt_by_heart():
     assert found.scores[1] > 3 * found.scores[2]
 
 
+DENOISING = {"denoising": 24}
+
+
+@pytest.mark.parametrize("objects", BATCHES.values(), ids=BATCHES)
+def test_denoising_queries_train_every_parameter_and_their_own(objects):
+    detector = perturbed(make_detector(**DENOISING))
+    losses = detector(images_of(2), targets_of(*objects))
+    assert list(losses) == ["cls", "box", "giou", "aux", "dn"]
+    assert all(loss.isfinite() and loss.ndim == 0 for loss in losses.values())
+    assert (losses["dn"].item() > 0) == any(objects)
+    losses["dn"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in detector.parameters())
+    code = detector.denoising.label_code.weight.grad
+    assert bool(code.any()) == any(objects)
+    assert bool(detector.encoder.stem.convs[0].conv.weight.grad.any()) == any(objects)
+    # what makes and ranks proposals is not the denoising's concern
+    assert not any(p.grad is not None and p.grad.any() for p in detector.transformer.proposal_heads.parameters())
+
+
+@pytest.mark.parametrize("objects", BATCHES.values(), ids=BATCHES)
+def test_denoising_changes_no_other_loss(objects):
+    images, targets = images_of(2), targets_of(*objects)
+    plain, detector = make_detector(), make_detector(**DENOISING)
+    weights = {name: value for name, value in detector.state_dict().items() if not name.startswith("denoising.")}
+    assert list(weights) == list(plain.state_dict())
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in weights.items())
+    losses, expected = perturbed(detector)(images, targets), perturbed(plain)(images, targets)
+    assert list(expected) == ["cls", "box", "giou", "aux"]
+    for name, loss in expected.items():
+        torch.testing.assert_close(losses[name], loss)
+
+
+def test_outside_of_training_there_is_no_denoising():
+    images, targets = images_of(2), targets_of([ONE, OTHER], [OTHER])
+    plain, detector = perturbed(make_detector()).eval(), perturbed(make_detector(**DENOISING)).eval()
+    losses, expected = detector(images, targets), plain(images, targets)
+    assert list(losses) == list(expected)
+    assert all(torch.equal(losses[name], loss) for name, loss in expected.items())
+    for mode in (True, False):
+        for found, without in zip(detector.train(mode).predict(images), plain.train(mode).predict(images), strict=True):
+            assert torch.equal(found.boxes, without.boxes)
+            assert torch.equal(found.scores, without.scores)
+
+
+def test_the_denoising_loss_is_that_of_every_query_and_layer_added_up():
+    detector, images, targets = perturbed(make_detector(**DENOISING)), images_of(2), targets_of([ONE, OTHER], [OTHER])
+    found = []
+    detector.transformer.register_forward_hook(lambda _, inputs, result: found.append((inputs[1], result)))
+    with torch.no_grad():
+        loss = detector(images, targets)["dn"]
+    ((extra, sets),) = found
+    expected = 0.0
+    for image, (boxes, labels) in enumerate(zip(targets.boxes, targets.labels, strict=True)):
+        truths = centre_and_size(normalised(boxes, PATCH))
+        for query in range(24):
+            copy = query // 2 % 2  # six groups, in each two objects' positives, then their negatives
+            if extra.hidden[image, query, query]:
+                assert image == 1  # room that its only object does not need
+                continue
+            start = extra.boxes[image, query]
+            shift = ((start - truths).abs()[:, :3] / (0.2 * truths[:, 3:])).amax(1)
+            own = shift.argmin()  # a positive's; which object a negative is of makes no difference
+            for logits, box in zip(sets.extra_logits[:, image, query], sets.extra_boxes[:, image, query], strict=True):
+                p = logits.sigmoid()
+                truth = torch.arange(2) == labels[own] if copy == 0 else torch.zeros(2, dtype=torch.bool)
+                expected += torch.where(truth, -0.75 * (1 - p) * p.log(), -0.25 * p * (1 - p).log()).sum()
+                if copy == 0:
+                    expected += 5 * (box - truths[own]).abs().sum()
+                    expected += 2 * (1 - box_ops.paired_giou(corners(box), corners(truths[own])))
+    torch.testing.assert_close(loss, expected / (6 * 3), rtol=1e-4, atol=1e-5)
+
+
+def test_denoising_follows_torch_s_seed():
+    detector, images, targets = perturbed(make_detector(**DENOISING)), images_of(2), targets_of([ONE, OTHER], [OTHER])
+    values = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        values.append(detector(images, targets)["dn"].item())
+    assert values[0] == values[1] != values[2]
+
+
+def test_denoising_queries_that_start_at_their_objects_pay_for_classes_only():
+    """Before training boxes stay where they are: almost without noise the box terms are almost nothing."""
+    detector = make_detector(denoising=24, box_noise=1e-4, contrastive=False)
+    detector.weights = {"cls": 0.0, "box": 5.0, "giou": 2.0}
+    assert 0 < detector(images_of(2), targets_of([ONE, OTHER], [OTHER]))["dn"] < 0.01
+
+
+def test_denoising_queries_of_an_image_are_not_affected_by_the_room_that_others_need():
+    """No noise to speak of: one object alone costs what it costs beside an image of none or of the same."""
+    detector = perturbed(make_detector(denoising=8, box_noise=1e-6, label_noise=0.0))
+    images = images_of(2)
+    alone = detector(images[:1], targets_of([ONE]))["dn"]
+    beside = detector(images, targets_of([ONE], []))["dn"]
+    torch.testing.assert_close(beside, alone, rtol=1e-3, atol=1e-4)
+    two = detector(images[1:], targets_of([ONE, OTHER]))["dn"]
+    together = detector(images, targets_of([ONE], [ONE, OTHER]))["dn"]
+    torch.testing.assert_close(together, (alone + 2 * two) / 3, rtol=1e-3, atol=1e-4)
+
+
+def test_denoising_under_autocast():
+    detector = perturbed(make_detector(**DENOISING))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = detector(images_of(2), targets_of([ONE], [OTHER]))
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in detector.parameters())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"candidates": 11}, "candidates 11: use at least 12"),
         ({"norm_groups": 5}, "hidden 24 does not divide by norm_groups 5"),
         ({"heads": 5}, "24 channels do not divide by 5 heads"),
+        ({"denoising": -1}, "denoising -1: use 2 or more, or 0"),
+        ({"denoising": 10, "box_noise": 2.0}, "box_noise 2.0"),
     ],
 )
 def test_numbers_that_do_not_fit_are_input_errors(arguments, message):

@@ -8,8 +8,10 @@ from detpretrain.models.deformable_transformer import (
     DecoderLayer,
     DeformableTransformer,
     EncoderLayer,
+    ExtraQueries,
     Heads,
     base_boxes,
+    hidden_queries,
     inverse_sigmoid,
 )
 
@@ -173,6 +175,79 @@ def test_queries_look_at_each_other_head_by_head():
         heads.append(shares @ value[..., part])
     added = attention.out_proj(torch.cat(heads, dim=-1))
     torch.testing.assert_close(decoder(tokens, positions, references, memory, SIZES), tokens + added)
+
+
+GROUPS = torch.tensor([0, 0, 0, 1, 1])
+
+
+def extra_queries(seed=0, batch=2):
+    """Five in two groups that do not see each other."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes = 0.1 + 0.8 * torch.rand(batch, 5, 6, generator=generator)
+    content = torch.randn(batch, 5, CHANNELS, generator=generator)
+    return ExtraQueries(boxes, content, (GROUPS[:, None] != GROUPS).expand(batch, -1, -1))
+
+
+def test_own_queries_see_no_extra_ones_and_those_see_what_they_may():
+    extra = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    hidden = hidden_queries(4, extra)
+    assert hidden.shape == (3, 9, 9)
+    for image in range(3):
+        for asks in range(9):
+            for asked in range(9):
+                expected = asked >= 4 and (asks < 4 or bool(extra[image, asks - 4, asked - 4]))
+                assert hidden[image, asks, asked] == expected
+
+
+def test_extra_queries_change_nothing_for_the_others():
+    transformer, maps = make_transformer(), maps_of(2)
+    plain, found = transformer(maps), transformer(maps, extra_queries())
+    assert transformer.training
+    for name in ("logits", "boxes", "proposal_logits", "proposal_boxes"):
+        torch.testing.assert_close(getattr(found, name), getattr(plain, name), rtol=1e-4, atol=1e-6)
+    assert plain.extra_logits.shape == (3, 2, 0, 2)
+    assert plain.extra_boxes.shape == (3, 2, 0, 6)
+    assert found.extra_logits.shape == (3, 2, 5, 2)
+    assert found.extra_boxes.shape == (3, 2, 5, 6)
+
+
+def test_no_gradient_of_the_other_queries_reaches_extra_ones():
+    transformer, extra = make_transformer(), extra_queries()
+    extra.content.requires_grad_()
+    found = transformer(maps_of(2), extra)
+    (found.logits.sum() + found.boxes.sum()).backward(retain_graph=True)
+    assert not extra.content.grad.any()
+    found.extra_logits[:, :, 0].sum().backward()
+    assert extra.content.grad[:, :3].any(dim=2).all()
+    assert not extra.content.grad[:, 3:].any()
+
+
+def test_a_group_of_extra_queries_does_not_depend_on_another():
+    transformer, maps, extra, other = make_transformer(), maps_of(2), extra_queries(), extra_queries(seed=1)
+    second = (GROUPS == 1)[:, None]
+    mixed = ExtraQueries(
+        torch.where(second, other.boxes, extra.boxes), torch.where(second, other.content, extra.content), extra.hidden
+    )
+    with torch.no_grad():
+        before, after = transformer(maps, extra), transformer(maps, mixed)
+    for name in ("extra_logits", "extra_boxes"):
+        first, changed = getattr(before, name), getattr(after, name)
+        torch.testing.assert_close(changed[:, :, :3], first[:, :, :3], rtol=1e-4, atol=1e-6)
+        assert not torch.isclose(changed[:, :, 3:], first[:, :, 3:]).all(-1).any()
+
+
+def test_an_extra_query_without_content_is_one_of_the_others_in_its_place():
+    """At the place of the only other query, which it sees beside itself, it says what that one says."""
+    transformer, maps = make_transformer(queries=1), maps_of(2)
+    best = transformer(maps).proposal_logits[..., 0].argmax(1)
+    place = transformer(maps).proposal_boxes[torch.arange(2), best][:, None].detach()
+    alone = torch.zeros(2, 1, 1, dtype=torch.bool)
+    with torch.no_grad():
+        found = transformer(maps, ExtraQueries(place, torch.zeros(2, 1, CHANNELS), alone))
+        other = transformer(maps, ExtraQueries(place, torch.randn(2, 1, CHANNELS), alone))
+    torch.testing.assert_close(found.extra_logits, found.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.extra_boxes, found.boxes, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(other.extra_logits, found.logits)
 
 
 def test_positions_and_queries_are_seen():

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detpretrain.detectors.contract import Detections, Targets
+from detpretrain.detectors.denoising import Denoising, Noise, denoising_loss
 from detpretrain.detectors.losses import sigmoid_focal
+from detpretrain.detectors.selection import LEAST_SIDE
 from detpretrain.detectors.set_matching import MatchingCosts, ObjectSets, centre_and_size, corners, match
 from detpretrain.errors import InputError
 from detpretrain.models import box_ops
-from detpretrain.models.deformable_transformer import DeformableTransformer, SetPredictions
+from detpretrain.models.deformable_transformer import DeformableTransformer, ExtraQueries, SetPredictions
 
 LEAST_CANDIDATES = 12  # per patch
-LEAST_SIDE = 0.01  # voxels; a box below it is dropped, as Retina U-Net's
 
 
 class ChannelMapper(nn.Module):
@@ -56,6 +57,8 @@ class DeformableDETR(nn.Module):
         classification_weight, box_weight, giou_weight: factors of the losses.
         classification_cost, box_cost, giou_cost: factors of the matching costs.
         candidates: (box, class) pairs per tile, at least 12.
+        denoising: at most this many denoising queries per image in training, 0 for none.
+        box_noise, label_noise, contrastive: of ``denoising.Noise``.
 
     Raises:
         InputError: numbers that do not fit each other, or too few candidates.
@@ -88,6 +91,10 @@ class DeformableDETR(nn.Module):
         box_cost: float = 5.0,
         giou_cost: float = 2.0,
         candidates: int = 100,
+        denoising: int = 0,
+        box_noise: float = 0.4,
+        label_noise: float = 0.25,
+        contrastive: bool = True,
     ) -> None:
         super().__init__()
         if candidates < LEAST_CANDIDATES:
@@ -111,24 +118,31 @@ class DeformableDETR(nn.Module):
             prior=prior,
             temperature=temperature,
         )
-        self.alpha, self.gamma = alpha, gamma
+        self.alpha, self.gamma, self.candidates = alpha, gamma, candidates
         self.weights = {"cls": classification_weight, "box": box_weight, "giou": giou_weight}
         self.costs = MatchingCosts(classification_cost, box_cost, giou_cost, alpha, gamma)
-        self.candidates = candidates
+        noise = (denoising, box_noise, label_noise, contrastive)
+        self.denoising = Denoising(Noise(*noise), self.classes, hidden) if denoising else None
 
     def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        """``cls``, ``box`` and ``giou`` of the last decoder layer; ``aux``: those of all other layers and of the proposals."""
-        found = self._predict_sets(images)
+        """``cls``, ``box`` and ``giou`` of the last decoder layer; ``aux``: those of all other layers and of the proposals.
+
+        With denoising, in training mode, also ``dn``: those of the denoising queries, all layers.
+        """
+        boxes = [centre_and_size(normalised(boxes.float(), images.shape[2:])) for boxes in targets.boxes]
+        objects = ObjectSets.of(boxes, targets.labels)
+        noised, extra = self.denoising(objects) if self.denoising and self.training else (None, None)
+        found = self._predict_sets(images, extra)
         with torch.autocast(images.device.type, enabled=False):
-            objects = ObjectSets.of(
-                [centre_and_size(normalised(boxes.float(), images.shape[2:])) for boxes in targets.boxes],
-                targets.labels,
-            )
             layers = self._losses(found.logits, found.boxes, objects)
             proposals = self._losses(found.proposal_logits[None], found.proposal_boxes[None], objects.without_classes())
             last = {name: loss[-1] for name, loss in layers.items()}
             aux = sum(loss[:-1].sum() for loss in layers.values()) + sum(loss.sum() for loss in proposals.values())
-            return last | {"aux": aux}
+            losses = last | {"aux": aux}
+            if noised is not None:
+                added = found.extra_logits, found.extra_boxes
+                losses["dn"] = denoising_loss(*added, noised, self.weights, self.alpha, self.gamma)
+            return losses
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> list[Detections]:
@@ -138,9 +152,9 @@ class DeformableDETR(nn.Module):
             boxes = indexed(corners(found.boxes[-1]), images.shape[2:])
             return [self._select(*image, images.shape[2:]) for image in zip(found.logits[-1], boxes, strict=True)]
 
-    def _predict_sets(self, images: Tensor) -> SetPredictions:
+    def _predict_sets(self, images: Tensor, extra: ExtraQueries | None = None) -> SetPredictions:
         features = self.encoder(images)
-        return self.transformer(self.mapper([features[level] for level in self.levels]))
+        return self.transformer(self.mapper([features[level] for level in self.levels]), extra)
 
     def _losses(self, logits: Tensor, boxes: Tensor, objects: ObjectSets) -> dict[str, Tensor]:
         """Weighted losses of each layer, ``[layers]``, over the batch's number of objects (at least 1).

@@ -27,12 +27,31 @@ class SetPredictions:
         boxes: ``[layers, B, Q, 6]``.
         proposal_logits: ``[B, S, 1]``, of an object of any class at every voxel of every level.
         proposal_boxes: ``[B, S, 6]``.
+        extra_logits: ``[layers, B, E, classes]``, of the extra queries.
+        extra_boxes: ``[layers, B, E, 6]``.
     """
 
     logits: Tensor
     boxes: Tensor
     proposal_logits: Tensor
     proposal_boxes: Tensor
+    extra_logits: Tensor
+    extra_boxes: Tensor
+
+
+@dataclass(frozen=True)
+class ExtraQueries:
+    """E queries per image that are decoded beside the transformer's own and that those do not see.
+
+    Attributes:
+        boxes: ``[B, E, 6]``, to start from.
+        content: ``[B, E, C]``, added to what the boxes say.
+        hidden: ``[B, E, E]`` bool, True where the first may not look at the second. All of them see the transformer's own.
+    """
+
+    boxes: Tensor
+    content: Tensor
+    hidden: Tensor
 
 
 def inverse_sigmoid(values: Tensor, epsilon: float = 1e-5) -> Tensor:
@@ -48,6 +67,13 @@ def base_boxes(sizes: Sequence[Size], scale: float, device: torch.device) -> Ten
         centres = voxel_centres(size, device)
         parts.append(torch.cat([centres, torch.full_like(centres, scale * 2**level)], dim=1))
     return torch.cat(parts)
+
+
+def hidden_queries(own: int, extra: Tensor) -> Tensor:
+    """``ExtraQueries.hidden`` with the transformer's own queries before them, ``[B, E, E] -> [B, own + E, own + E]``."""
+    hidden = functional.pad(extra, (own, 0, own, 0), value=False)
+    hidden[:, :own, own:] = True
+    return hidden
 
 
 class FeedForward(nn.Module):
@@ -93,11 +119,20 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(channels, feed_forward, dropout)
 
     def forward(
-        self, queries: Tensor, positions: Tensor, references: Tensor, memory: Tensor, sizes: Sequence[Size]
+        self,
+        queries: Tensor,
+        positions: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        sizes: Sequence[Size],
+        hidden: Tensor | None = None,
     ) -> Tensor:
+        """``hidden``: ``[B, Q, Q]`` bool, True where the first query may not look at the second; None = nowhere."""
         normed = self.self_norm(queries)
         placed = normed + positions
-        queries = queries + self.dropout(self.self_attention(placed, placed, normed, need_weights=False)[0])
+        per_head = None if hidden is None else hidden.repeat_interleave(self.self_attention.num_heads, dim=0)
+        seen = self.self_attention(placed, placed, normed, need_weights=False, attn_mask=per_head)[0]
+        queries = queries + self.dropout(seen)
         placed = self.cross_norm(queries) + positions
         queries = queries + self.dropout(self.cross_attention(placed, references, memory, sizes))
         return self.feed_forward(queries)
@@ -184,16 +219,19 @@ class DeformableTransformer(nn.Module):
         self.heads = nn.ModuleList(Heads(channels, classes, prior) for _ in range(decoder_layers))
         nn.init.normal_(self.level_code)
 
-    def forward(self, maps: Sequence[Tensor]) -> SetPredictions:
-        """Maps ``[B, channels, D, H, W]``, finest first, one per level."""
+    def forward(self, maps: Sequence[Tensor], extra: ExtraQueries | None = None) -> SetPredictions:
+        """Maps ``[B, channels, D, H, W]``, finest first, one per level; ``extra`` changes nothing for the other queries."""
         sizes = [tuple(level.shape[2:]) for level in maps]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
         memory = self._encode(tokens, sizes)
         proposal_logits, proposals = self._propose(memory, sizes)
         best = proposal_logits.detach()[..., 0].topk(min(self.queries, proposals.shape[1]), dim=1).indices
         chosen = proposals.detach().gather(1, best[..., None].expand(-1, -1, 6))
-        logits, boxes = self._decode(chosen, memory, sizes)
-        return SetPredictions(logits, boxes, proposal_logits, proposals)
+        logits, boxes = self._decode(chosen, extra, memory, sizes)
+        own, added = slice(chosen.shape[1]), slice(chosen.shape[1], None)
+        return SetPredictions(
+            logits[:, :, own], boxes[:, :, own], proposal_logits, proposals, logits[:, :, added], boxes[:, :, added]
+        )
 
     def _encode(self, tokens: Tensor, sizes: Sequence[Size]) -> Tensor:
         """``[B, S, C] -> [B, S, C]``."""
@@ -215,14 +253,21 @@ class DeformableTransformer(nn.Module):
         logits, box_logits = self.proposal_heads(self.proposal_features(memory), bases)
         return logits, box_logits.sigmoid()
 
-    def _decode(self, references: Tensor, memory: Tensor, sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
-        """Boxes ``[B, Q, 6]`` -> logits ``[layers, B, Q, classes]`` and refined boxes ``[layers, B, Q, 6]``."""
+    def _decode(
+        self, references: Tensor, extra: ExtraQueries | None, memory: Tensor, sizes: Sequence[Size]
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes ``[B, Q, 6]`` -> logits ``[layers, B, Q + E, classes]`` and refined boxes ``[layers, B, Q + E, 6]``."""
+        own, hidden = references.shape[1], None
+        if extra is not None:
+            references, hidden = torch.cat([references, extra.boxes], dim=1), hidden_queries(own, extra.hidden)
         code = vector_code(references, 3 * memory.shape[-1], self.temperature)
         positions, queries = self.query_features(code).chunk(2, dim=-1)
+        if extra is not None:
+            queries = queries + functional.pad(extra.content.to(queries.dtype), (0, 0, own, 0))
         logits, boxes = [], []
         for layer, heads in zip(self.decoder, self.heads, strict=True):
             per_level = references[:, :, None].expand(-1, -1, len(sizes), -1)
-            queries = layer(queries, positions, per_level, memory, sizes)
+            queries = layer(queries, positions, per_level, memory, sizes, hidden)
             layer_logits, box_logits = heads(self.output_norm(queries), references)
             logits.append(layer_logits)
             boxes.append(box_logits.sigmoid())
