@@ -26,7 +26,7 @@ def make_detector(criterion=None, channels=1, classes=2, levels=(1, 2), **argume
         "channels": channels,
     }
     backbone = ResEnc([4, 6, 8], [1, 1, 1], plan["strides"], plan["kernels"])
-    small = {"pyramid_channels": 16, "head_channels": 16}
+    small = {"pyramid_channels": 16, "head_channels": 16, "head_convs": 1}
     return RetinaUNet(backbone=backbone, plan=plan, criterion=criterion or FocalL1(), **small | arguments)
 
 
@@ -111,6 +111,14 @@ def test_the_plain_published_head_has_2_42_million_parameters():
     assert [norm.num_channels // norm.num_groups for norm in norms] == [16, 16]
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.01])
+def test_both_heads_activate_with_the_slope(slope):
+    detector = make_detector(head_slope=slope)
+    for head in (detector.classifier, detector.regressor):
+        last = head.tower[-1]
+        assert last(torch.tensor([-2.0, 3.0])).tolist() == pytest.approx([-2 * slope, 3])
+
+
 def test_every_anchor_starts_at_the_prior_probability():
     detector = make_detector(prior=0.01)
     maps = detector.neck(detector.encoder(images_of(2)))
@@ -132,6 +140,21 @@ def test_every_parameter_is_trained_with_any_number_of_objects(criterion, object
         assert parameter.grad.isfinite().all(), name
     assert detector.encoder.stem.convs[0].conv.weight.grad.any()
     assert (losses["box"].item() != 0) == any(objects)
+
+
+def test_without_segmentation_the_detection_losses_and_the_boxes_are_the_same():
+    with_both, alone = make_detector().eval(), make_detector(segmentation=False).eval()
+    alone.load_state_dict({key: value for key, value in with_both.state_dict().items() if "segmenter" not in key})
+    images, targets = images_of(2), targets_of(*BATCHES["several"])
+    losses, fewer = with_both(images, targets), alone(images, targets)
+    assert set(fewer) == {"cls", "box"}
+    assert all(torch.equal(losses[name], loss) for name, loss in fewer.items())
+    for expected, found in zip(with_both.predict(images), alone.predict(images), strict=True):
+        assert torch.equal(expected.boxes, found.boxes)
+    sum(fewer.values()).backward()
+    idle = {name for name, value in alone.named_parameters() if value.grad is None}
+    below = ("lateral.0", "up.0", "out.0")
+    assert idle == {f"neck.{part}.{kind}" for part in below for kind in ("weight", "bias")}
 
 
 def test_four_channels():
@@ -197,7 +220,7 @@ def test_the_best_anchor_of_a_confident_classifier_is_decoded_in_its_place():
         logits, deltas = torch.full((len(anchors), 2), -9.0), torch.zeros(len(anchors), 6)
         logits[index, 1] = 2.0
         deltas[index] = torch.tensor([0.0, 0.1, 0.0, 0.0, -0.2, 0.0])
-        found = detector._select(logits, deltas, anchors, torch.Size(PATCH))
+        found = detector.select(logits, deltas, anchors, torch.Size(PATCH))
         torch.testing.assert_close(found.boxes[0], box_ops.decode(deltas[index], anchors[index]))
         assert found.scores[0].item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
         assert found.labels[0].item() == 1
@@ -218,7 +241,7 @@ def test_a_single_patch_can_be_learnt_by_heart(criterion):
     images = 0.3 * images_of(1)
     images[0, 0][targets.foreground[0]] += 3
     optimizer = torch.optim.AdamW(detector.parameters(), lr=0.01)
-    for _ in range(60):
+    for _ in range(120):
         optimizer.zero_grad()
         sum(detector(images, targets).values()).backward()
         optimizer.step()

@@ -184,3 +184,15 @@ def test_an_instance_may_fill_the_map():
     for shape in itertools.permutations((1, 3, 7)):
         _, boxes = box_ops.from_instances(torch.full(shape, 5))
         assert boxes.tolist() == [[-1.0, -1, -1, *shape]]
+
+
+def test_distance_iou_by_hand():
+    a = torch.tensor([0.0, 0, 0, 2, 2, 2])
+    shifted = torch.tensor([1.0, 0, 0, 3, 2, 2])
+    # IoU 4 / 12, centres 1 apart, the box around both 3 x 2 x 2
+    assert box_ops.paired_diou(a, shifted).item() == pytest.approx(1 / 3 - 1 / 17)
+    assert box_ops.paired_diou(a, a).item() == 1
+    apart = torch.tensor([100.0, 100, 100, 102, 102, 102])
+    assert box_ops.paired_diou(a, apart).item() == pytest.approx(-(100**2) / 102**2)
+    concentric = torch.tensor([0.5, 0.5, 0.5, 1.5, 1.5, 1.5])
+    assert box_ops.paired_diou(a, concentric).item() == pytest.approx(1 / 8)

@@ -14,22 +14,27 @@ from detpretrain.detectors.anchors import AnchorGenerator
 from detpretrain.detectors.assignment import atss
 from detpretrain.detectors.contract import Detections, Targets
 from detpretrain.detectors.losses import soft_dice
+from detpretrain.detectors.selection import Selection
 from detpretrain.errors import InputError
-from detpretrain.models import box_ops
 from detpretrain.models.fpn import UFPN
 
 
 class DenseHead(nn.Module):
-    """Convolutions with GroupNorm and ReLU, then one output convolution: shared by all levels, ``outputs`` per anchor shape."""
+    """Convolutions with GroupNorm and LeakyReLU, then one output convolution, ``outputs`` per anchor shape; shared by all levels.
 
-    def __init__(self, channels: int, width: int, convs: int, shapes: int, outputs: int, bias: float = 0.0) -> None:
+    ``slope``: of LeakyReLU, 0 makes it ReLU.
+    """
+
+    def __init__(
+        self, channels: int, width: int, convs: int, shapes: int, outputs: int, bias: float = 0.0, slope: float = 0.01
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for index in range(convs):
             layers += [
                 nn.Conv3d(channels if index == 0 else width, width, 3, padding=1, bias=False),
                 nn.GroupNorm(max(1, width // 16), width),
-                nn.ReLU(inplace=True),
+                nn.LeakyReLU(slope, inplace=True),
             ]
         self.tower = nn.Sequential(*layers)
         self.out = nn.Conv3d(width if convs else channels, shapes * outputs, 3, padding=1)
@@ -53,11 +58,12 @@ class RetinaUNet(nn.Module):
         plan: strides, kernels, detection levels, anchors, numbers of classes and channels.
         criterion: classification and box loss (``detectors.criteria``).
         pyramid_channels: width of the pyramid from the first detection level on.
-        head_channels, head_convs: of both heads.
+        head_channels, head_convs, head_slope: of both heads; ReLU in nnDetection v0.1, LeakyReLU in its second version.
         prior: initial probability of every anchor.
+        segmentation: the second task; without it the pyramid below the first detection level stays idle (RetinaNet).
         dice_smooth: numerator smoothing of the Dice term; segmentation is 0.5 cross-entropy + 0.5 Dice.
         atss_candidates: positions per level and object.
-        candidates, nms_iou, detections: per tile, (box, class) pairs before suppression, its threshold, and how many stay.
+        candidates, nms_iou, detections: of ``selection.Selection``, per tile.
 
     Raises:
         InputError: a plan without anchors, or whose first stage is strided.
@@ -71,8 +77,10 @@ class RetinaUNet(nn.Module):
         criterion: nn.Module,
         pyramid_channels: int = 128,
         head_channels: int = 128,
-        head_convs: int = 1,
+        head_convs: int = 2,
+        head_slope: float = 0.01,
         prior: float = 0.01,
+        segmentation: bool = True,
         dice_smooth: float = 0.0,
         atss_candidates: int = 4,
         candidates: int = 10000,
@@ -88,22 +96,24 @@ class RetinaUNet(nn.Module):
         self.anchors = AnchorGenerator(plan["anchors"], [total_stride(plan["strides"], level) for level in self.levels])
         shapes = self.anchors.shapes
         bias = -math.log((1 - prior) / prior)
-        self.classifier = DenseHead(pyramid_channels, head_channels, head_convs, shapes, self.classes, bias)
-        self.regressor = DenseHead(pyramid_channels, head_channels, head_convs, shapes, 6)
+        self.classifier = DenseHead(pyramid_channels, head_channels, head_convs, shapes, self.classes, bias, head_slope)
+        self.regressor = DenseHead(pyramid_channels, head_channels, head_convs, shapes, 6, slope=head_slope)
         self.level_scale = nn.Parameter(torch.ones(len(self.levels)))
-        self.segmenter = nn.Conv3d(self.neck.channels[0], 2, 1)
+        self.segmenter = nn.Conv3d(self.neck.channels[0], 2, 1) if segmentation else None
         self.criterion = criterion
         self.dice_smooth, self.atss_candidates = dice_smooth, atss_candidates
-        self.candidates, self.nms_iou, self.detections = candidates, nms_iou, detections
+        self.select = Selection(candidates, nms_iou, detections)
 
     def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-        maps = self.neck(self.encoder(images))
+        maps = self.neck(self.encoder(images), lowest=self.levels[0] if self.segmenter is None else 0)
         logits, deltas = self._heads(maps)
-        segmentation = self.segmenter(maps[0])
+        segmentation = None if self.segmenter is None else self.segmenter(maps[0])
         with torch.autocast(images.device.type, enabled=False):
             grid = self._grid(maps, images.device)
             matched = torch.stack([atss(grid, boxes, self.atss_candidates) for boxes in targets.boxes])
             losses = self.criterion(logits, deltas, grid.boxes, matched, targets.boxes, targets.labels)
+            if segmentation is None:
+                return losses
             return losses | segmentation_losses(segmentation.float(), targets.foreground, self.dice_smooth)
 
     @torch.no_grad()
@@ -113,7 +123,7 @@ class RetinaUNet(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             anchors = self._grid(maps, images.device).boxes
             shape = images.shape[2:]
-            return [self._select(*image, anchors, shape) for image in zip(logits, deltas, strict=True)]
+            return [self.select(*image, anchors, shape) for image in zip(logits, deltas, strict=True)]
 
     def _heads(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits ``[B, N, K]`` and box deltas ``[B, N, 6]`` of all levels, float32."""
@@ -125,16 +135,6 @@ class RetinaUNet(nn.Module):
 
     def _grid(self, maps: Mapping[int, Tensor], device: torch.device):
         return self.anchors.grid([maps[level].shape[2:] for level in self.levels], device)
-
-    def _select(self, logits: Tensor, deltas: Tensor, anchors: Tensor, shape: torch.Size) -> Detections:
-        """The best boxes of one tile: top pairs, decoded and clipped, tiny ones dropped, class-wise suppression."""
-        scores, flat = torch.sigmoid(logits.flatten()).topk(min(self.candidates, logits.numel()))
-        anchor, label = flat // self.classes, flat % self.classes
-        boxes = box_ops.clip(box_ops.decode(deltas[anchor], anchors[anchor]), shape)
-        valid = ((boxes[:, 3:] - boxes[:, :3]) >= 0.01).all(dim=1) & (scores > 0)
-        boxes, scores, label = boxes[valid], scores[valid], label[valid]
-        kept = box_ops.nms(boxes, scores, label, self.nms_iou, keep=self.detections)
-        return Detections(boxes[kept], scores[kept], label[kept])
 
 
 def check_plan(plan: Mapping[str, Any]) -> None:

@@ -48,6 +48,17 @@ def paired_giou(a: Tensor, b: Tensor) -> Tensor:
     return inter / union.clamp(min=tiny) - (enclosing - union) / enclosing.clamp(min=tiny)
 
 
+def paired_diou(a: Tensor, b: Tensor) -> Tensor:
+    """Distance IoU (Zheng et al., AAAI 2020) of paired boxes, ``[..., 6], [..., 6] -> [...]`` in [-1, 1].
+
+    IoU minus the squared distance of the centres over the squared diagonal of the box around both.
+    """
+    centres = ((a[..., :3] + a[..., 3:] - b[..., :3] - b[..., 3:]) / 2).square().sum(-1)
+    around = torch.maximum(a[..., 3:], b[..., 3:]) - torch.minimum(a[..., :3], b[..., :3])
+    diagonal = around.square().sum(-1)
+    return paired_iou(a, b) - centres / diagonal.clamp(min=torch.finfo(diagonal.dtype).tiny)
+
+
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     """Boxes relative to anchors, ``[N, 6], [N, 6] -> [N, 6] = (dz, dy, dx, log dd, log dh, log dw)``, all weights 1."""
     anchor_size = anchors[..., 3:] - anchors[..., :3]
