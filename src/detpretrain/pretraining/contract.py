@@ -8,7 +8,10 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from detpretrain.errors import InputError
+
 Views = tuple[Any, ...]
+CONVOLUTIONAL = "convolutional"  # family of the backbones and methods that name none
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Method(Protocol):
 
     Attributes:
         supervised: False for methods that look at images alone; see ``SupervisedMethod``.
+        family: of the backbones that it suits, "transformer"; without it, convolutional ones.
         network: what becomes ``network_weights``: holds the encoder under the backbone's keys (``encoder.stages`` ...).
         citations: of the method.
     """
@@ -85,6 +89,23 @@ class Method(Protocol):
     def preview(self, *views: Any) -> list[list[Panel]]:
         """Pictures of what was learned: one row of panels per sample."""
         ...
+
+
+def suits(method: type, backbone: Any) -> bool:
+    """Whether a method can train a backbone: both are convolutional, or both name the same other ``family``."""
+    return getattr(method, "family", CONVOLUTIONAL) == getattr(backbone, "family", CONVOLUTIONAL)
+
+
+def check_suits(method: type, backbone: Any) -> None:
+    """Raises:
+    InputError: the method cannot train this backbone.
+    """
+    if not suits(method, backbone):
+        raise InputError(
+            f"pre-training: {method.__name__} is for {getattr(method, 'family', CONVOLUTIONAL)} backbones, "
+            f"{type(backbone).__name__} is a {getattr(backbone, 'family', CONVOLUTIONAL)} one: give the detector's row an init "
+            "whose method suits its backbone"
+        )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,10 @@ class MAE(nn.Module):
         super().__init__()
         check_ratio(ratio)
         self.block, self.ratio = block, ratio
-        self.network = backbone.unet(1, 1)
+        self.network = self.network_of(backbone)
+
+    def network_of(self, backbone: Any) -> nn.Module:
+        return backbone.unet(1, 1)
 
     def views(self, images: Tensor, sample_seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images ``[B, 1, D, H, W]`` and, in the same shape, 1 where the network may look."""

@@ -12,7 +12,16 @@ from typing import Any
 
 from detpretrain.errors import InputError
 
-ARCHITECTURES: Mapping[str, dict[str, Any]] = {
+PRIMUS: Mapping[str, Any] = {
+    "type": "Architecture",
+    "name": "Primus",
+    "apa_citations": [
+        "Wald, T., Roy, S., Isensee, F., Ulrich, C., Ziegler, S., Trofimova, D., Stock, R., Baumgartner, M., Köhler, G., & "
+        "Maier-Hein, K. (2025). Primus: Enforcing attention usage for 3D medical image segmentation. arXiv preprint "
+        "arXiv:2503.01835."
+    ],
+}
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "ResidualEncoderUNet": {
         "type": "Architecture",
         "name": "Residual encoder U-Net (ResEnc)",
@@ -31,6 +40,7 @@ ARCHITECTURES: Mapping[str, dict[str, Any]] = {
             "(pp. 530-539). Springer."
         ],
     },
+    **dict.fromkeys(("Primus", "PrimusS", "PrimusB", "PrimusM", "PrimusL"), PRIMUS),
 }
 FRAMEWORK: Mapping[str, Any] = {
     "type": "Framework",

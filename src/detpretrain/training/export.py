@@ -48,7 +48,14 @@ def export(source: Path, output: Path, stem: str | None = None) -> str:
 def _of_model(source: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """The encoder of a detector: it has seen the detector's data, and with it the patients that the model lists."""
     backbone, plan = build_backbone(content["backbone"], content["plan"]), content["plan"]
-    weights = {name: tensor for name, tensor in content["weights"].items() if name.startswith("encoder.")}
+    root = backbone.key_to_encoder.rpartition(".")[0]  # "encoder.stages" -> "encoder", "eva" -> ""
+    parts = tuple(f"{key}." for key in (backbone.key_to_stem, backbone.key_to_encoder))
+    named = {
+        f"{root}.{name.removeprefix('encoder.')}".removeprefix("."): tensor
+        for name, tensor in content["weights"].items()
+        if name.startswith("encoder.")
+    }
+    weights = {name: tensor for name, tensor in named.items() if name.startswith(parts)}
     if not weights:
         raise InputError(f"{source}: the model has no encoder: give a model.pth that fine-tuning wrote")
     return {

@@ -18,7 +18,7 @@ from detpretrain.files import digest, read_json
 from detpretrain.loading import batches
 from detpretrain.loading.patches import PatchSample
 from detpretrain.models.factory import build_backbone
-from detpretrain.pretraining.contract import Source
+from detpretrain.pretraining.contract import Source, check_suits
 from detpretrain.tasks import Task
 from detpretrain.training import adaptation, assessment
 from detpretrain.training.lock import CellLock
@@ -146,9 +146,14 @@ def common_plan(sources: Sequence[PatchSource]) -> dict[str, Any]:
 def build_method(
     entry: Mapping[str, Any], backbone: Any, corpora: Sequence[Corpus], sources: Sequence[PatchSource]
 ) -> nn.Module:
-    """The method of an entry; a supervised one is told what its data sets annotate."""
-    arguments = {key: value for key, value in entry.items() if key not in RESERVED}
-    if not locate(entry["class"]).supervised:
+    """The method of an entry; a supervised one is told what its data sets annotate.
+
+    Raises:
+        InputError: it does not suit the backbone.
+    """
+    arguments, method = {key: value for key, value in entry.items() if key not in RESERVED}, locate(entry["class"])
+    check_suits(method, backbone)
+    if not method.supervised:
         return build(arguments, backbone=backbone)
     annotated = [
         annotated_source(Task.read(corpus.task), len(source.split["train"]))

@@ -28,7 +28,7 @@ from detpretrain.files import read_json, write_json
 from detpretrain.inference.tiling import tile_starts
 from detpretrain.loading.patches import class_table
 from detpretrain.loading.spatial import read_region
-from detpretrain.models.factory import build_backbone
+from detpretrain.models.factory import build_backbone, pretrained_part
 from detpretrain.preprocessing.store import PreprocessedCase, read_case
 from detpretrain.tasks import read_splits
 from detpretrain.training import adaptation
@@ -116,7 +116,7 @@ def probe_checkpoint(
 
     def random(repeat: int) -> nn.Module:
         torch.manual_seed(seeds.derive(seed, "probe", "initialisation", repeat))
-        return backbone.encoder(plan["channels"])
+        return pretrained_part(backbone.encoder(plan["channels"]))
 
     pretrained = random(0)
     loaded = adaptation.load_encoder(pretrained, checkpoint, plan["channels"])
