@@ -86,6 +86,13 @@ def test_a_leaf_changes_exactly_the_jobs_that_it_defines(path, value, stages):
     assert changed(entries=edited(KINDS, path, value)) == stages
 
 
+def test_another_recipe_for_a_detector_or_a_method_changes_its_trainings():
+    detector = {"recipes": {"retina_unet_resenc": "retina_smoke_two_phase"}}
+    assert changed(config=CONFIG | detector) == {f"finetune {cell}" for cell in CELLS}
+    assert changed(config=CONFIG | {"recipes": {"mae": "voco_smoke"}}) == {"pretrain mae"}
+    assert changed(config=CONFIG | {"recipes": {"retina_unet_plainconv": "retina_smoke_two_phase"}}) == set()
+
+
 def test_plan_spec_changes_plan_only():
     assert changed(plans=edited(PLANS, ("smoke", "patch"), 32)) == {"plan smoke"}
 
@@ -109,6 +116,16 @@ def test_a_stem_an_acceptance_and_an_id_space_count_where_they_matter():
     spaced = study.Study(plain.config, {**plain.entries, "datasets": named}, PLANS)
     cells = [leaves.finetune(plain, "retina_unet_resenc", init, 0, 0) for init in ("mae", "brain")]
     assert leaves.recipe("finetune", cells[0]) != leaves.recipe("finetune", cells[1])
+    with_neck, without = (
+        leaves.finetune(
+            study.Study(plain.config, {**KINDS, "inits": {"x": {"checkpoint": "x.pth", "neck": neck}}}, PLANS),
+            "retina_unet_resenc", "x", 0, 0,
+        )
+        for neck in (True, False)
+    )  # fmt: skip
+    assert with_neck["neck"] is True
+    assert leaves.recipe("finetune", with_neck) != leaves.recipe("finetune", without)
+    assert leaves.recipe("finetune", without) == leaves.recipe("finetune", cells[0])
     guards = [leaves.recipe("leakage", leaves.leakage(s, "mae", "smoke_nodules")) for s in (plain, accepting, spaced)]
     assert len(set(guards)) == 3
     # the name of an id space does not change a volume, nor what was learned from it

@@ -135,12 +135,28 @@ def test_accepted_overlaps_name_what_exists():
     assert "did you mean 'smoke_nodules'" in refused(SMOKE | {"accept_overlap": {"mae": ["smoke_nodule"]}})
 
 
+def test_a_study_may_give_a_detector_or_a_method_another_recipe():
+    found = assembled(recipes={"retina_unet_resenc": "retina_smoke_two_phase", "mae": "voco_smoke"})
+    assert found.entry("detectors", "retina_unet_resenc")["recipe"] == "retina_smoke_two_phase"
+    assert found.entry("methods", "mae")["recipe"] == "voco_smoke"
+    assert found.entry("detectors", "retina_unet_plainconv")["recipe"] == "retina_smoke"
+    assert assembled().entry("detectors", "retina_unet_resenc")["recipe"] == "retina_smoke"
+    assert "no detector or method 'retina_resenc': did you mean 'retina_unet_resenc'?" in refused(
+        SMOKE | {"recipes": {"retina_resenc": "retina_smoke"}}
+    )
+    assert "recipes.yaml: no entry 'retina_smok': did you mean 'retina_smoke'?" in refused(
+        SMOKE | {"recipes": {"retina_unet_plainconv": "retina_smok"}}
+    )
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
         ({"methd": "mae"}, "unknown key 'methd': did you mean 'method'?"),
         ({"method": "mae", "checkpoint": "x.pth"}, "both method and checkpoint"),
         ({"stem": "CT"}, "stem without a checkpoint"),
+        ({"method": "mae", "neck": True}, "neck without a checkpoint"),
+        ({"checkpoint": "x.pth", "neck": "false"}, "neck 'false': write true or false"),
         ({"checkpoint": "nowhere/x.pth"}, "checkpoint nowhere/x.pth: file not found"),
         ({"checkpoint": "hf://org/repo"}, "pin the commit"),
         ({"method": "mae", "patients": "nowhere.txt"}, "patients nowhere.txt: file not found"),

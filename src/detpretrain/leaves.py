@@ -89,14 +89,14 @@ def probe(study: Study, backbone: str) -> dict[str, Any]:
 def finetune(study: Study, detector: str, init: str, fold: int, seed: int) -> dict[str, Any]:
     """Entries of a fine-tuning; the checkpoint counts through the input, inference is ``predict``'s."""
     entry = study.entry("detectors", detector)
-    stem = study.entry("inits", init).get("stem")
+    given = {key: value for key, value in study.entry("inits", init).items() if key in ("stem", "neck") and value}
     return {
         "detector": {key: value for key, value in entry.items() if key != "inference"},
         "backbone": study.entry("backbones", entry["backbone"]),
         "recipe": study.entry("recipes", entry["recipe"]),
         "fold": fold,
         "seed": seed,
-        **({"stem": stem} if stem else {}),
+        **given,
     }
 
 

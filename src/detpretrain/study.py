@@ -19,7 +19,7 @@ from detpretrain import hub
 from detpretrain.errors import InputError
 from detpretrain.files import read_yaml
 
-INIT_KEYS = ("method", "corpus", "seed", "checkpoint", "stem", "patients")
+INIT_KEYS = ("method", "corpus", "seed", "checkpoint", "stem", "neck", "patients")
 KINDS = ("datasets", "methods", "inits", "detectors", "recipes", "backbones")
 DEFAULTS: dict[str, Any] = {
     "seeds": [0],
@@ -27,7 +27,10 @@ DEFAULTS: dict[str, Any] = {
     "comparison": {},
     "runtime": {},
     "accept_overlap": {},
+    "recipes": {},
 }
+# whose entries name a recipe, which a study may replace
+TRAINED = ("detectors", "methods")
 
 
 @dataclass(frozen=True, order=True)
@@ -80,7 +83,11 @@ class Study:
         return self.results / self.name
 
     def entry(self, kind: str, name: str) -> dict[str, Any]:
-        """An entry with the values of the study's size; ``InputError`` names the nearest one that exists."""
+        """An entry with the values of the study's size, and the recipe that the study gives it instead of its own.
+
+        Raises:
+            InputError: no such entry (named with the nearest one that exists), or not at this size.
+        """
         known = self.entries[kind]
         if name not in known:
             raise InputError(f"config/{kind}.yaml: no entry {name!r}{nearest(name, known)}")
@@ -91,6 +98,8 @@ class Study:
             if size not in sizes:
                 raise InputError(f"config/{kind}.yaml: {name} has no size {size!r}{nearest(size, sizes)}")
             entry |= sizes[size]
+        if kind in TRAINED and name in self.config.get("recipes", {}):
+            entry["recipe"] = self.config["recipes"][name]
         return entry
 
     def plan_spec(self, name: str) -> dict[str, Any]:
@@ -236,6 +245,11 @@ def _check_references(study: Study) -> None:
         study.entry("inits", init)
         for dataset in datasets:
             study.entry("datasets", dataset)
+    for name, recipe in study.config["recipes"].items():
+        trained = [*study.entries["detectors"], *study.entries["methods"]]
+        if name not in trained:
+            raise InputError(f"study {study.name}: recipes: no detector or method {name!r}{nearest(name, trained)}")
+        study.entry("recipes", recipe)
     if "probe" in study.config:
         study.entry("datasets", study.config["probe"]["dataset"])
 
@@ -248,6 +262,10 @@ def _check_init(study: Study, init: str, entry: Mapping[str, Any]) -> None:
         raise InputError(f"config/inits.yaml: {init} has both method and checkpoint: keep one of them")
     if "stem" in entry and len(entry.keys() & {"method", "checkpoint"}) != 1:
         raise InputError(f"config/inits.yaml: {init}: stem without a checkpoint or method: remove it")
+    if not isinstance(entry.get("neck", False), bool):
+        raise InputError(f"config/inits.yaml: {init}: neck {entry['neck']!r}: write true or false")
+    if entry.get("neck") and "checkpoint" not in entry:
+        raise InputError(f"config/inits.yaml: {init}: neck without a checkpoint: pre-training here has none, remove it")
     files = {key: entry[key] for key in ("checkpoint", "patients") if key in entry}
     if hub.is_reference(str(files.get("checkpoint"))):
         hub.parse(files.pop("checkpoint"))

@@ -15,14 +15,34 @@ ENTRY = RECIPES["retina_focal_v002"]
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_entry_is_a_recipe(name):
     recipe = Recipe.from_entry(name, RECIPES[name])
-    schedule = recipe.build_schedule()
-    rates = [schedule(step, recipe.steps_per_epoch) for step in (0, recipe.total_steps // 2, recipe.total_steps - 1)]
-    assert all(0 < rate <= RECIPES[name]["schedule"]["lr"] for rate in rates)
+    for phase in recipe.build_phases():
+        steps = (phase.first, (phase.first + phase.end) // 2, phase.end - 1)
+        assert all(0 < phase.rate(step, recipe.steps_per_epoch) <= phase.schedule.lr for step in steps)
 
 
-def test_schedule_decays_over_all_steps_unless_it_says_otherwise():
-    assert Recipe.from_entry("r", ENTRY).build_schedule().decay_steps == 50 * 2500
-    assert Recipe.from_entry("r", RECIPES["retina_bce_v001"]).build_schedule().decay_steps == 125000
+def decay_steps(entry):
+    return [phase.schedule.decay_steps for phase in Recipe.from_entry("r", entry).build_phases()]
+
+
+def test_schedule_decays_over_all_steps_of_its_phase_unless_it_says_otherwise():
+    assert decay_steps(ENTRY) == [50 * 2500]
+    assert decay_steps(RECIPES["retina_bce_v001"]) == [125000]
+    assert decay_steps(ENTRY | {"phases": [{"epochs": 20}, {"epochs": 30}]}) == [20 * 2500, 30 * 2500]
+
+
+def test_published_two_phase_recipes_warm_up_on_a_frozen_encoder():
+    for name, epochs, lr in (("retina_focal_v002", 3, 0.01), ("deformable_detr_v002", 5, 3e-4)):
+        recipe = Recipe.from_entry(name, RECIPES[f"{name}_two_phase"])
+        frozen, whole = recipe.build_phases()
+        assert (frozen.freeze, frozen.end, whole.freeze) == (("encoder",), epochs * 2500, ())
+        rates = [frozen.rate(step, 2500) for step in (0, frozen.end // 2)]
+        assert rates == pytest.approx([1e-6, (lr + 1e-6) / 2])
+        assert recipe.epochs == RECIPES[name]["epochs"] + epochs
+        # planned over the first phase's steps too: the polynomial ends above zero
+        last = whole.rate(recipe.total_steps - 1, 2500)
+        assert last == pytest.approx(
+            lr * (epochs / (recipe.epochs - whole.schedule.warmup_steps / 2500)) ** 0.9, rel=1e-3
+        )
 
 
 @pytest.mark.parametrize(
@@ -40,6 +60,26 @@ def test_schedule_decays_over_all_steps_unless_it_says_otherwise():
         ({"averaging": {"start_epoch": 50, "low": 1e-5, "high": 1e-3}}, "averaging starts at epoch 50 of 50"),
         ({"averaging": {"start": 3, "low": 1e-5, "high": 1e-3}}, "averaging: "),
         ({"augmentation": {"rotation_propability": 0.5}}, "rotation_propability"),
+        ({"layer_decay": 1.5}, "layer_decay 1.5"),
+        ({"layer_decay": 0.0}, "layer_decay 0.0"),
+        ({"encoder_rate": 0}, "encoder_rate 0: use a positive number"),
+        ({"phases": [{"epochs": 3}, {"epochs": 40}]}, "phases: 43 epochs together, but epochs is 50"),
+        ({"phases": [{"epochs": 0}, {"epochs": 50}]}, "phases: epochs 0 of phase 1"),
+        ({"phases": [{"freeze": ["encoder"]}]}, "phases: epochs None of phase 1"),
+        ({"phases": [{"epochs": 50, "frozen": ["encoder"]}]}, "phases: unknown key 'frozen' in phase 1"),
+        (
+            {"phases": [{"epochs": 50, "freeze": "encoder"}]},
+            "phases: freeze 'encoder' of phase 1: write a list, [encoder]",
+        ),
+        ({"phases": [{"epochs": 50, "schedule": {"lr": 0.1}}]}, "names no class"),
+        (
+            {"phases": [{"epochs": 50, "schedule": ENTRY["schedule"] | {"lr": "1e-3"}}]},
+            "lr '1e-3' is text: write 0.001",
+        ),
+        (
+            {"phases": [{"epochs": 40}, {"epochs": 10}], "averaging": {"start_epoch": 39, "low": 1e-5, "high": 1e-3}},
+            "averaging starts at epoch 39, before the last of the phases does, at epoch 40",
+        ),
     ],
 )
 def test_bad_value_is_one_line_that_names_recipe_and_key(change, part):

@@ -18,6 +18,7 @@ from detpretrain import seeds
 from detpretrain.errors import InputError
 from detpretrain.training import checkpoints
 from detpretrain.training.logging import Log
+from detpretrain.training.phases import freeze, frozen_parts, phase_at
 from detpretrain.training.recipe import PRECISIONS, Recipe
 
 CHECK_EVERY = 20  # steps between looks at the loss; each look waits for the device
@@ -89,12 +90,13 @@ class _Loop:
         self.model = run.model.to(run.device)
         if self.recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last_3d)
-        self.optimizer = self.recipe.build_optimizer(self.model)
-        self.schedule, self.averaging = self.recipe.build_schedule(), self.recipe.build_averaging()
+        self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.phases, self.averaging = self.recipe.build_phases(), self.recipe.build_averaging()
+        self.frozen = [frozen_parts(self.model, phase) for phase in self.phases]  # of all: a wrong name shows now
         self.autocast = autocast(self.recipe, run.device)
         half = self.recipe.precision != "fp32" and self.autocast.fast_dtype is torch.float16
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=half)
-        self.step, self.average, self.averaged = 0, None, 0
+        self.average, self.averaged = None, 0
         self.sums: dict[str, Tensor] = {}
         self.log = Log(run.work)
         self._resume()
@@ -108,12 +110,14 @@ class _Loop:
         if self.averaging and epoch >= self.averaging.start_epoch:
             if self.step % recipe.steps_per_epoch == 0:
                 self._update_average()
-            rate = self.averaging.lr(self.step, recipe.steps_per_epoch)
+            self.rate = self.averaging.lr(self.step, recipe.steps_per_epoch)
         else:
-            rate = self.schedule(self.step, recipe.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            self.rate = self.phase.rate(self.step, recipe.steps_per_epoch)
+        for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
+            group["lr"] = self.rate * scale
         self.model.train()
+        for part in self.still:
+            part.eval()  # norms that keep running statistics, and dropout, stand still too
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(recipe.accumulate):
             batch = next(self.stream)
@@ -142,13 +146,15 @@ class _Loop:
         row = {
             "epoch": self.step // self.recipe.steps_per_epoch,
             "step": self.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.rate,
             **{f"train_{name}": value for name, value in self._means().items()},
             **{f"val_{name}": value for name, value in metrics.items()},
             "seconds": round(time.monotonic() - self.started, 3),
         }
         self.started, self.sums = time.monotonic(), {}
         self.log.epoch(row, self.recipe.epochs)
+        if self.step == self.phase.end < self.recipe.total_steps:
+            self._start_phase()
         self.save()
 
     def save(self) -> None:
@@ -169,21 +175,33 @@ class _Loop:
     def finish(self) -> None:
         if self.average is not None:
             self.model.load_state_dict(self.average, strict=False)
+        freeze(self.trainable, [])
+
+    def _start_phase(self) -> None:
+        """What trains from this step on, with a new optimiser: one that was frozen has no state, and another schedule begins."""
+        self.phase = phase_at(self.phases, self.step)
+        self.still = self.frozen[self.phases.index(self.phase)]
+        freeze(self.trainable, self.still)
+        self.optimizer = self.recipe.build_optimizer(self.model)
+        self.scales = [group["scale"] for group in self.optimizer.param_groups]
 
     def _resume(self) -> None:
+        """Starts at the saved step, or at the first one."""
         path = self.run.work / "last.pth"
-        if not path.exists():
-            return
-        state = checkpoints.load(path, self.run.device)
-        if state["signature"] != self.run.signature:
+        state = checkpoints.load(path, self.run.device) if path.exists() else None
+        if state and state["signature"] != self.run.signature:
             # a state of another recipe or of other input is of no use to this run: its result would be a mixture
             print(f"{path}: of another recipe or other input, discarded", flush=True)
             path.unlink()
+            state = None
+        self.step = state["step"] if state else 0
+        self._start_phase()
+        if state is None:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.sums = state["step"], state["sums"]
+        self.sums = state["sums"]
         self.average, self.averaged = state["average"], state["averaged"]
         self.log.resume(state["rows"], self.step)
 
