@@ -107,7 +107,7 @@ def test_task_validate(task):
 
 def test_checkpoint_inspect(tmp_path):
     plan = {"dataset": "d", "channels": 1, "modalities": ["CT"], "classes": 1, "patch": [8, 8, 8], "spacing": [1, 1, 1]}
-    content = {"weights": {"encoder.w": torch.zeros(2, 3)}, "detector": {"class": "x.Y"}, "plan": plan}
+    content = {"weights": {"encoder.stem.w": torch.zeros(2, 3)}, "detector": {"class": "x.Y"}, "plan": plan}
     torch.save(content, tmp_path / "model.pth")
     result = detpretrain("checkpoint", "inspect", tmp_path / "model.pth")
     assert result.exit_code == 0
@@ -135,7 +135,7 @@ def test_checkpoint_export(tmp_path):
         "dataset": "d", "plan": "p", "channels": 1, "patch": [8, 8, 8], "spacing": [1, 1, 1], "transpose": [0, 1, 2],
         "strides": [[1, 1, 1]], "kernels": [[3, 3, 3]], "intensity": {"scheme": [{"scheme": "ct"}], "nonzero_mask": False},
     }  # fmt: skip
-    content = {"weights": {"encoder.w": torch.zeros(2, 3)}, "detector": {}, "backbone": backbone, "plan": plan}
+    content = {"weights": {"encoder.stem.w": torch.zeros(2, 3)}, "detector": {}, "backbone": backbone, "plan": plan}
     torch.save(content, tmp_path / "model.pth")
     result = detpretrain("checkpoint", "export", tmp_path / "model.pth", "-o", tmp_path / "out.pth")
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'out.pth'}: 1 tensors, 1 input channel(s)\n")

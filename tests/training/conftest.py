@@ -1,4 +1,4 @@
-"""A toy model and its run for the loop; a tiny preprocessed data set and corpus for the two trainings."""
+"""A toy model and its run for the loop; a tiny preprocessed data set and corpus for the two trainings; a published network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from torch.nn import functional
 
 from detpretrain import seeds
 from detpretrain.datasets.prepare import prepare
@@ -119,3 +120,118 @@ def organs(tmp_path_factory) -> Path:
 def thorax(tmp_path_factory) -> Path:
     """Three others whose labels mean something else."""
     return _preprocessed(tmp_path_factory.mktemp("thorax"), "smoke_thorax", "smoke_corpus", cases=3)
+
+
+# levels of the network below: channels, channels of its pyramid, strides, kernels
+FEATURES, WIDTHS = [4, 8, 16], [8, 16, 16]
+STRIDES, KERNELS = [[1, 1, 1], [1, 2, 2], [2, 2, 2]], [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
+
+
+def convolution(before, after, kernel, stride=1):
+    return nn.Conv3d(before, after, kernel, stride, padding=[side // 2 for side in kernel], bias=False)
+
+
+class Block(nn.Sequential):
+    def __init__(self, before, after, kernel, stride):
+        super().__init__()
+        self.add_module("conv", convolution(before, after, kernel, stride))
+        self.add_module("norm", nn.InstanceNorm3d(after, affine=True))
+        self.add_module("act", nn.LeakyReLU(0.01))
+
+
+class Level(nn.Module):
+    def __init__(self, *blocks):
+        super().__init__()
+        self.component = nn.Sequential(*blocks)
+
+
+class Pyramid(nn.Module):
+    """P0 is computed for segmentation; ``P1`` in ``up`` leads from P1 to P0."""
+
+    def __init__(self):
+        super().__init__()
+        self.lateral = nn.ModuleDict({f"P{i}": nn.Sequential(nn.Sequential()) for i in range(3)})
+        self.out = nn.ModuleDict({f"P{i}": nn.Sequential(nn.Sequential()) for i in range(3)})
+        self.up = nn.ModuleDict({f"P{i}": nn.Sequential() for i in (1, 2)})
+        for i in range(3):
+            padding = [side // 2 for side in KERNELS[i]]
+            self.lateral[f"P{i}"][0].add_module("conv", nn.Conv3d(FEATURES[i], WIDTHS[i], 1))
+            self.out[f"P{i}"][0].add_module("conv", nn.Conv3d(WIDTHS[i], WIDTHS[i], KERNELS[i], padding=padding))
+        for i in (1, 2):
+            up = nn.ConvTranspose3d(WIDTHS[i], WIDTHS[i - 1], STRIDES[i], STRIDES[i], bias=False)
+            self.up[f"P{i}"].add_module("conv", up)
+
+    def forward(self, maps):
+        third = self.lateral["P2"](maps[2])
+        second = self.lateral["P1"](maps[1]) + self.up["P2"](third)
+        first = self.lateral["P0"](maps[0]) + self.up["P1"](second)
+        return [self.out["P0"](first), self.out["P1"](second), self.out["P2"](third)]
+
+
+class Published(nn.Module):
+    """The published Retina U-Net, built of torch.nn from nnDetection's structure.
+
+    One stem per data set, the rest of the first level and the other levels, the pyramid, a segmentation head per data set.
+    """
+
+    def __init__(self):
+        super().__init__()
+        ids = ("351_0", "004")
+        stems = {i: nn.Sequential(convolution(1, 4, KERNELS[0]), nn.InstanceNorm3d(4, affine=True)) for i in ids}
+        self.stem = nn.ModuleDict(stems)
+        self.backbone = nn.Module()
+        levels = [Level(Block(4, 4, KERNELS[0], 1))]
+        for i in (1, 2):
+            first = Block(FEATURES[i - 1], FEATURES[i], KERNELS[i], STRIDES[i])
+            levels.append(Level(first, Block(FEATURES[i], FEATURES[i], KERNELS[i], 1)))
+        self.backbone.levels = nn.ModuleList(levels)
+        self.decoder = Pyramid()
+        self.seg_layer = nn.ModuleDict({i: nn.Conv3d(8, 3, 1) for i in ids})
+
+    def features(self, images, stem):
+        x, maps = functional.leaky_relu(self.stem[stem](images), 0.01), []
+        for level in self.backbone.levels:
+            x = level.component(x)
+            maps.append(x)
+        return maps
+
+
+@pytest.fixture
+def published():
+    """The network; see its class."""
+    made = Published()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return made
+
+
+@pytest.fixture
+def written(published):
+    """A checkpoint of it, with the plan that nnDetection reads."""
+    figures = {"features_per_stage": FEATURES, "kernel_sizes": KERNELS, "strides": STRIDES[1:], "fpn_channels": 16}
+    return {
+        "network_weights": dict(published.state_dict()),
+        "nnssl_adaptation_plan": {
+            "architecture_plans": {"arch_class_name": "ConvBackbone", "arch_kwargs": figures},
+            "pretrain_plan": {"dataset_name": "MultiTalent", "configurations": {"3d": {"spacing": [1.0, 1.0, 1.0]}}},
+            "pretrain_num_input_channels": 1,
+            "recommended_downstream_patchsize": [128, 128, 128],
+            "key_to_encoder": "backbone.levels",
+            "key_to_stem": "stem.351_0",
+            "keys_to_in_proj": ["stem.351_0.0"],
+        },
+        "citations": [{"type": "Pretraining Method", "name": "MultiTalent", "apa_citations": ["U. (2023)."]}],
+    }
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """``saved(content)`` -> path."""
+
+    def save(content):
+        torch.save(content, tmp_path / "c.pth")
+        return tmp_path / "c.pth"
+
+    return save

@@ -46,7 +46,7 @@ def test_a_pretrained_network(backbone, tmp_path):
     assert facts["aliases"] == facts["entries"] - len(list(network.parameters()))
     encoder = [p for name, p in network.named_parameters() if name.startswith("encoder.")]
     assert facts["encoder"]["parameters"] == sum(parameter.numel() for parameter in encoder)
-    assert (facts["alias conflicts"], facts["stems"]) == (0, [])
+    assert (facts["alias conflicts"], facts["stems"], facts["neck"]) == (0, [], "none")
     assert (facts["channels"], facts["patch"], facts["corpus"]) == (1, [8, 8, 8], "corpus")
     assert facts["spacing"] == {"tiny": [2.0, 1.0, 1.0]}
     assert facts["patients"] == ["2 ids of the space tcia", "1 ids"]
@@ -139,6 +139,8 @@ def test_what_a_foreign_plan_leaves_out_is_shown_as_absent(tmp_path):
     checkpoints.save(tmp_path / "c.pth", {"network_weights": weights, "nnssl_adaptation_plan": plan})
     facts = inspect(tmp_path / "c.pth")
     assert facts["parameters"] == 7
-    assert facts["encoder"] == "cannot be found: nnssl_adaptation_plan has no key_to_stem"
+    assert facts["encoder"] == (
+        "cannot be found: nnssl_adaptation_plan has no key_to_stem: write the checkpoint's plan again"
+    )
     assert facts["patch"] is facts["channels"] is facts["provenance"] is None
     assert facts["stages"] == facts["citations"] == facts["patients"] == []

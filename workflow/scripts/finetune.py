@@ -41,6 +41,7 @@ def main() -> None:
         checkpoint=arguments.checkpoint,
         signature=arguments.recipe,
         stem=defining.get("stem"),
+        neck=defining.get("neck", False),
         identities=leaves.identities(chosen, arguments.dataset),
     )
     runtime = Runtime.of(jobs.runtime_settings(arguments, chosen))

@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from detpretrain.errors import InputError
-from detpretrain.training import architecture, checkpoints, citations, encoder_weights
+from detpretrain.models.factory import pretrained_part
+from detpretrain.training import architecture, checkpoints, citations, encoder_weights, vit_weights
 from detpretrain.training.encoder_weights import Weights
 
 # nnU-Net's names of the plan's intensity schemes; what ct2 clips before it z-scores has no name there
@@ -50,7 +51,7 @@ def adaptation_plan(backbone: Any, plan: Mapping[str, Any], channels: int = 1) -
         "key_to_encoder": backbone.key_to_encoder,
         "key_to_stem": backbone.key_to_stem,
         "keys_to_in_proj": list(backbone.keys_to_in_proj),
-        "key_to_lpe": None,
+        "key_to_lpe": getattr(backbone, "key_to_lpe", None),
     }
 
 
@@ -142,6 +143,8 @@ class LoadReport:
         conflicts: number of entries whose value differed from their alias in ``all_modules``, which was taken.
         citations: whom to cite, see ``citations.lines``.
         patients: per corpus whose patients the encoder has seen (``{"space", "ids"}``); empty when the checkpoint does not say.
+        interpolated: names of position codes that were made for another patch.
+        fresh: parts of the encoder that no checkpoint holds (a transformer's pyramid).
     """
 
     entries: int
@@ -152,6 +155,8 @@ class LoadReport:
     conflicts: int = 0
     citations: Sequence[Mapping[str, Any]] = ()
     patients: Sequence[Mapping[str, Any]] = ()
+    interpolated: Sequence[str] = ()
+    fresh: Sequence[str] = ()
 
     def __str__(self) -> str:
         text = (
@@ -164,6 +169,10 @@ class LoadReport:
             text += (
                 f"; {self.conflicts} tensors had an alias with another value, the trained one (all_modules) was taken"
             )
+        if self.interpolated:
+            text += f"; interpolated to the patch: {', '.join(self.interpolated)}"
+        if self.fresh:
+            text += f"; starts fresh: {', '.join(self.fresh)}"
         return text
 
 
@@ -176,7 +185,8 @@ def load_encoder(
     repetitions, in all aliases: equal channels then give the features of one.
 
     Args:
-        encoder: of the detector, for ``input_channels``.
+        encoder: of the detector, for ``input_channels``; where it has a part that starts fresh (a transformer's pyramid), the
+            other part is what is filled.
         stem: id of a stem of a checkpoint with several; None = its default.
         backbone: the recipe that made ``encoder`` (``models.resenc.ResEnc`` or alike). With it the architectures are compared
             too, so that other strides, which no tensor shows, are refused.
@@ -185,24 +195,28 @@ def load_encoder(
         InputError: no adaptation plan, no such stem, or the checkpoint's encoder is not this one: the first stage or tensor that
             differs is named.
     """
-    content = checkpoints.load(path)
-    wanted = encoder.state_dict()
+    content, part = checkpoints.load(path), pretrained_part(encoder)
+    wanted = part.state_dict()
     _, plan = encoder_weights.network_and_plan(path, content)
     found = encoder_weights.find(path, content, stem, _stem_modules(plan, wanted))
     if backbone is not None:
+        vit_weights.check_architecture(path, plan, backbone)
         _check_architecture(path, plan, backbone)
-    weights = with_channels(path, found.weights, found.projections, input_channels)
-    _check_tensors(path, weights, wanted)
-    encoder.load_state_dict(weights, strict=True)
+    placed = vit_weights.with_position_code(path, plan, found, getattr(part, "grid", None))
+    weights = with_channels(path, placed, found.projections, input_channels)
+    check_tensors(path, weights, wanted, "backbone")
+    part.load_state_dict(weights, strict=True)
     return LoadReport(
         entries=len(weights),
-        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        parameters=sum(parameter.numel() for parameter in part.parameters()),
         input_channels=input_channels,
         provenance=content.get("provenance") or {},
         stem=found.stem,
         conflicts=len(found.conflicts),
         citations=citations.read(path, content),
         patients=content.get("patients") or (),
+        interpolated=[name for name, tensor in placed.items() if tensor is not found.weights[name]],
+        fresh=sorted({name.partition(".")[0] for name in encoder.state_dict() if name not in wanted}),
     )
 
 
@@ -235,21 +249,22 @@ def _check_architecture(path: Path, plan: Mapping[str, Any], backbone: Any) -> N
         raise InputError(f"{path}: {differs}; nothing was loaded: give the detector the checkpoint's architecture")
 
 
-def _check_tensors(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_tensors(path: Path, weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], whose: str) -> None:
+    """``InputError`` names the first tensor that ``whose`` part of the detector lacks, has besides or has in another shape."""
     for name in wanted:
         if name not in weights:
             raise InputError(
-                f"{path}: lacks {name}: {_part(name)} differs from the detector's backbone; nothing was loaded"
+                f"{path}: lacks {name}: {_part(name)} differs from the detector's {whose}; nothing was loaded"
             )
         if weights[name].shape != wanted[name].shape:
             raise InputError(
-                f"{path}: {name} has shape {tuple(weights[name].shape)}, the detector's backbone wants "
+                f"{path}: {name} has shape {tuple(weights[name].shape)}, the detector's {whose} wants "
                 f"{tuple(wanted[name].shape)}: {_part(name)} differs; nothing was loaded"
             )
     surplus = [name for name in weights if name not in wanted]
     if surplus:
         raise InputError(
-            f"{path}: has {surplus[0]}, which the detector's backbone lacks: {_part(surplus[0])} differs; nothing was loaded"
+            f"{path}: has {surplus[0]}, which the detector's {whose} lacks: {_part(surplus[0])} differs; nothing was loaded"
         )
 
 

@@ -79,17 +79,15 @@ def from_plan(plans: Mapping[str, Any] | None) -> Architecture | None:
 
 def from_figures(figures: Mapping[str, Any], family: str | None) -> Architecture:
     """The architecture of a network with these keyword arguments (names as dynamic-network-architectures has them)."""
-    values = [
-        figures.get("features_per_stage"),
-        figures.get("n_blocks_per_stage", figures.get("n_conv_per_stage")),
-        figures.get("strides"),
-        figures.get("kernel_sizes"),
-    ]
-    lengths = {len(value) for value in values if isinstance(value, Sequence)}
+    features, kernels = figures.get("features_per_stage"), figures.get("kernel_sizes")
+    blocks = figures.get("n_blocks_per_stage", figures.get("n_conv_per_stage"))
+    lengths = {len(value) for value in (features, blocks, kernels) if isinstance(value, Sequence)}
     lengths |= {figures["n_stages"]} if figures.get("n_stages") is not None else set()
+    strides = _with_first_stride(figures.get("strides"), lengths)
+    lengths |= {len(strides)} if isinstance(strides, Sequence) else set()
     if len(lengths) > 1:
         raise ValueError(f"lists for {' and '.join(map(str, sorted(lengths)))} stages")
-    columns = [_per_stage(value, max(lengths, default=0)) for value in values]
+    columns = [_per_stage(value, max(lengths, default=0)) for value in (features, blocks, strides, kernels)]
     try:
         stages = [
             Stage(_number(f), _number(b), _per_axis(s), _per_axis(k)) for f, b, s, k in zip(*columns, strict=True)
@@ -118,6 +116,13 @@ def difference(theirs: Architecture | None, ours: Architecture | None) -> str | 
 
 def is_resenc_l(architecture: Architecture | None) -> bool:
     return architecture == from_figures(RESENC_L, RESIDUAL)
+
+
+def _with_first_stride(strides: Any, lengths: set[int]) -> Any:
+    """nnDetection's plans have no stride for the first stage, where it is 1: one value less than everything else."""
+    if isinstance(strides, Sequence) and lengths == {len(strides) + 1}:
+        return [1, *strides]
+    return strides
 
 
 def _per_stage(value: Any, number: int) -> list[Any]:

@@ -5,6 +5,7 @@ The layouts that exist (nnssl, nnU-Net, nnDetection, and this package):
 * one stem: ``encoder.stem.convs...`` under ``key_to_stem`` = ``encoder.stem``;
 * several stems: ``encoder.stem.ID.convs...``, and ``key_to_stem`` is either their container ``encoder.stem`` or the default one,
   ``encoder.stem.ID`` (published MultiTalent checkpoints);
+* nnDetection's own module names (published Retina U-Net checkpoint): translated first, see ``nndetection_names``;
 * several stems, written here: the default one in the network, so that the network is a plain one, and all of them under the
   checkpoint's own keys ``stems`` and ``default_stem``.
 """
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from detpretrain.errors import InputError
+from detpretrain.training import nndetection_names
 
 # of the plan, what finding an encoder needs
 KEYS_READ = ("key_to_encoder", "key_to_stem", "keys_to_in_proj", "pretrain_num_input_channels")
@@ -123,20 +125,23 @@ def find(
 
 
 def network_and_plan(path: Path, content: Mapping[str, Any]) -> tuple[Weights, dict[str, Any]]:
-    """``network_weights`` without the prefixes of wrappers, and the plan's keys without them too."""
+    """``network_weights`` and the plan: names and keys without the prefixes of wrappers, nnDetection's names as ours."""
     for key in ("network_weights", "nnssl_adaptation_plan"):
         if not isinstance(content.get(key), Mapping):
             raise InputError(f"{path}: no {key}: this is not a checkpoint in the adaptation-plan format")
     stems = content.get("stems") or {}
     if not isinstance(stems, Mapping) or not all(isinstance(weights, Mapping) for weights in stems.values()):
         raise InputError(f"{path}: stems: not a mapping of ids to tensors by name: write the checkpoint again")
+    network = {_unwrapped(name): tensor for name, tensor in content["network_weights"].items()}
     plan = dict(content["nnssl_adaptation_plan"])
+    plan |= {key: _unwrapped(plan[key]) for key in ("key_to_encoder", "key_to_stem") if plan.get(key) is not None}
+    if nndetection_names.is_layout(network):
+        network, plan = nndetection_names.translated(network, plan)
     missing = [key for key in KEYS_READ if plan.get(key) is None]
     if missing:
         raise InputError(f"{path}: nnssl_adaptation_plan has no {missing[0]}: write the checkpoint's plan again")
-    plan |= {key: _unwrapped(plan[key]) for key in ("key_to_encoder", "key_to_stem")}
     plan["keys_to_in_proj"] = [_unwrapped(key) for key in plan["keys_to_in_proj"]]
-    return {_unwrapped(name): tensor for name, tensor in content["network_weights"].items()}, plan
+    return network, plan
 
 
 def trained_aliases(weights: Weights) -> list[str]:

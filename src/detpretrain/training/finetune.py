@@ -21,7 +21,7 @@ from detpretrain.loading import batches
 from detpretrain.loading.patches import PatchSample
 from detpretrain.models.factory import build_backbone
 from detpretrain.tasks import read_splits
-from detpretrain.training import adaptation, checkpoints, citations
+from detpretrain.training import adaptation, checkpoints, citations, neck_weights
 from detpretrain.training.lock import CellLock
 from detpretrain.training.logging import write_log
 from detpretrain.training.loop import Run, add_losses, fit, means
@@ -41,6 +41,7 @@ class Cell:
         fold, seed: of the cell.
         checkpoint: a pre-trained encoder, None = from scratch.
         stem: of a checkpoint with several; None = its default.
+        neck: whether the checkpoint's feature pyramid is loaded too.
         identities: id space of the data set's patients (``leakage``).
         signature: recipe hash of the cell.
 
@@ -57,6 +58,7 @@ class Cell:
     checkpoint: Path | None
     signature: str
     stem: str | None = None
+    neck: bool = False
     identities: str | None = None
 
 
@@ -115,7 +117,7 @@ def finetune(
 def load_pretrained(
     detector: nn.Module, cell: Cell, plan: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
-    """Fills the detector's encoder from the cell's checkpoint and says whom to cite.
+    """Fills the detector's encoder, and its neck where asked, from the cell's checkpoint and says whom to cite.
 
     Returns:
         Provenance and citations of the checkpoint, and whose patients it has seen (``leakage.Identities.to_json``).
@@ -123,6 +125,8 @@ def load_pretrained(
     backbone = build_backbone(cell.backbone, plan)
     report = adaptation.load_encoder(detector.encoder, cell.checkpoint, plan["channels"], cell.stem, backbone)
     print(f"{cell.checkpoint}: {report}")
+    if cell.neck:
+        print(f"{cell.checkpoint}: loaded {neck_weights.load_neck(detector, cell.checkpoint)} neck tensors")
     for line in citations.lines(report.citations):
         print(f"please cite: {line}")
     return {**report.provenance, "citations": list(report.citations)}, list(report.patients)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from detpretrain.errors import InputError
-from detpretrain.training import architecture, checkpoints, citations, encoder_weights
+from detpretrain.training import architecture, checkpoints, citations, encoder_weights, neck_weights
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -63,17 +63,19 @@ def _pretrained(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _encoder(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts about the encoder that a detector would load."""
-    missing = [key for key in encoder_weights.KEYS_READ if content["nnssl_adaptation_plan"].get(key) is None]
-    if missing:
-        return {"encoder": f"cannot be found: nnssl_adaptation_plan has no {missing[0]}"}
-    stems = encoder_weights.find_stems(*encoder_weights.network_and_plan(path, content), content)
+    """Facts about what a detector would load: the encoder, and the neck of a checkpoint that has one."""
+    try:
+        network, plan = encoder_weights.network_and_plan(path, content)
+    except InputError as error:
+        return {"encoder": f"cannot be found: {str(error).removeprefix(f'{path}: ')}"}
+    stems = encoder_weights.find_stems(network, plan, content)
     encoder = encoder_weights.find(path, content, stems.usual or next(iter(stems.by_id), None))
     inner = [name.partition(f"{stems.key.rpartition('.')[2]}.")[2] for name in encoder.projections]
     return {
         "encoder": count(encoder.weights),
         "alias conflicts": len(encoder.conflicts),
         "stems": [_stem(name, stems, inner) for name in sorted(stems.by_id)],
+        "neck": count(neck) if (neck := neck_weights.find(network)) else "none",
     }
 
 
