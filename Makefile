@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo grid test demo-check lint format smoke bench real-mr clean-venv
+.PHONY: demo grid test demo-check lint format smoke bench bench-overfit real-mr clean-venv
 
 demo: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES)
@@ -47,6 +47,10 @@ smoke: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/full_size_step.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/pretraining_views.py --size demo
+
+# every kind of detector learns four volumes by heart: about seven minutes each, status 1 when one cannot
+bench-overfit: $(STAMP)
+	$(ONE_THREAD) $(BIN)/python benchmarks/overfit.py
 
 # the real MR volumes of DETPRETRAIN_REAL_DATA (config/README.md)
 real-mr: $(STAMP)
