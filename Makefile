@@ -16,7 +16,7 @@ demo: $(STAMP)
 	@echo "figures: results/demo/report/*.png"
 	@echo "report:  results/demo/report/report.html"
 
-# all six initialisations of Retina U-Net, in miniature
+# the whole grid, three detectors from all their initialisations, in miniature
 grid: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES) --configfile config/grid.yaml
 	@cat results/grid/report/main_table.md
