@@ -17,13 +17,13 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from cells import demo_study, match_cases, scratch_cell
+from cells import ROOT, demo_study, match_cases, scratch_cell
 from torch import nn
 
 from detpretrain import study
@@ -31,7 +31,7 @@ from detpretrain.datasets.prepare import prepare
 from detpretrain.detectors.contract import Detections
 from detpretrain.detectors.deformable_detr import DeformableDETR
 from detpretrain.errors import exit_on_input_error
-from detpretrain.files import read_json, write_json
+from detpretrain.files import read_json, read_yaml, write_json
 from detpretrain.inference.model import load
 from detpretrain.inference.scoring import scores_by_test_set
 from detpretrain.models import box_ops
@@ -43,7 +43,9 @@ from detpretrain.training.loop import Stopped
 from detpretrain.training.runtime import Runtime
 
 DATASET = "phantom_nodules"
-DETECTORS = ("retina_unet_resenc", "retina_unet_plainconv", "deformable_detr_resenc", "centre_net_resenc")
+ENTRIES = read_yaml(ROOT / "config" / "detectors.yaml")
+DETECTORS = [name for name, entry in ENTRIES.items() if "demo" in entry["sizes"]]
+EPOCHS = {"retina": 24, "centre": 12, "deformable": 44}  # by the first word of an entry's name: what fits the time
 TARGET_AP, MINUTES = 0.95, 10.0
 CONFIDENT, SAME_OBJECT = 0.3, 0.5  # score and IoU
 
@@ -84,7 +86,8 @@ def preprocessed(chosen: study.Study, plan: str, volumes: int, folder: Path) -> 
 
 def overfit(chosen: study.Study, detector: str, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Trains and scores one detector; the minutes include both, not the preparation of the data."""
-    cell = scratch_cell(chosen, DATASET, detector, recipe=arguments.recipe, epochs=arguments.epochs)
+    epochs = arguments.epochs or EPOCHS[detector.split("_")[0]]
+    cell = scratch_cell(chosen, DATASET, detector, recipe=arguments.recipe, epochs=epochs)
     data = preprocessed(chosen, cell.detector["plan"], arguments.volumes, folder)
     task, output = folder / "task", folder / detector
     runtime = Runtime(device=arguments.device, budget_minutes=arguments.minutes)
@@ -104,7 +107,7 @@ def overfit(chosen: study.Study, detector: str, arguments: argparse.Namespace, f
     scores = scores_by_test_set(table, model.plan["classes"])[CROSS_VALIDATION]
     minutes = (time.monotonic() - started) / 60
     result |= {
-        "epochs": arguments.epochs,
+        "epochs": epochs,
         "minutes": round(minutes, 2),
         "step_seconds": round((trained - started) / steps, 4),
         "AP@0.10": round(scores["AP@0.10"], 4),
@@ -118,20 +121,25 @@ def overfit(chosen: study.Study, detector: str, arguments: argparse.Namespace, f
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    detectors: Sequence[str] = arguments.detector or DETECTORS
-    chosen = demo_study(DATASET, detectors)
-    results = []
-    with tempfile.TemporaryDirectory(prefix="overfit-") as folder:
-        for name in detectors:
-            results.append(overfit(chosen, name, arguments, Path(folder)))
+    chosen = demo_study(DATASET, arguments.detector)
+    with tempfile.TemporaryDirectory(prefix="overfit-") as folder, ProcessPoolExecutor(arguments.processes) as pool:
+        for plan in {chosen.entry("detectors", name)["plan"] for name in arguments.detector}:
+            preprocessed(chosen, plan, arguments.volumes, Path(folder))
+        futures = [pool.submit(overfit, chosen, name, arguments, Path(folder)) for name in arguments.detector]
+        results = []
+        for future in futures:
+            results.append(future.result())
             print(json.dumps(results[-1]), flush=True)
     return results
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--detector", nargs="*", help=f"entries with a demo size; default {' '.join(DETECTORS)}")
-    parser.add_argument("--epochs", type=int, default=24, help="instead of the recipe's; of 75 steps each")
+    parser.add_argument(
+        "--detector", nargs="*", default=DETECTORS, help="entries with a demo size; default all of them"
+    )
+    parser.add_argument("--epochs", type=int, help=f"instead of the recipe's, of 75 steps each; default {EPOCHS}")
+    parser.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--volumes", type=int, default=4, help="at least 2")
     parser.add_argument("--recipe", help="entry of config/recipes.yaml instead of the detector's own")
     parser.add_argument(

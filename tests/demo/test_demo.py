@@ -75,6 +75,19 @@ def test_scratch_lands_in_the_useful_range(scored):
     assert 0.5 <= ap(scored) <= 0.9
 
 
+@pytest.mark.parametrize(
+    ("detector", "least"),
+    [("retina_unet_resenc", 0.5), ("retina_unet_plainconv", 0.5), ("deformable_detr_resenc", 0.2)],
+)
+def test_every_row_learns_to_detect(detector, least):
+    found = sorted((RESULTS / "demo" / "rows" / "phantom_nodules" / detector).glob("*/seed0/matches.parquet"))
+    assert found
+    for path in found:
+        score = ap(matches.cases(matches.read(path)))
+        print(f"{detector}, {path.parts[-3]}: {score:.3f}")
+        assert score >= least, path
+
+
 def test_thresholding_stays_below(images):
     truth = Truth.read(TASK)
     best = 0.0
