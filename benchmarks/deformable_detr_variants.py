@@ -2,7 +2,7 @@
 
     make demo                                            # or at least its data: results/data/phantom_nodules
     python benchmarks/deformable_detr_variants.py --json variants.json
-    python benchmarks/deformable_detr_variants.py --variant demo "25 queries"
+    python benchmarks/deformable_detr_variants.py --variant demo "100 queries"
 
 Each variant is trained from scratch on every fold and scored on the held-out cases as the study does it (tiles, mirrors, default
 post-processing); printed are the pooled AP@0.10, the AP of the validation patches after every epoch (mean of the folds), and
@@ -39,10 +39,12 @@ DATASET, DETECTOR, DENOISING = "phantom_nodules", "deformable_detr_resenc", "def
 VARIANTS: Mapping[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "demo": (DETECTOR, {}, {}, {}),
     "denoising": (DENOISING, {}, {}, {}),
-    "25 queries": (DETECTOR, {"queries": 25, "candidates": 25}, {}, {}),
+    "100 queries": (DETECTOR, {"queries": 100, "candidates": 100}, {}, {}),
     "300 queries": (DETECTOR, {"queries": 300, "candidates": 100}, {}, {}),
     "published proposal size 0.05": (DETECTOR, {"object_scale": 0.05}, {}, {}),
     "published number of layers (3, 6)": (DETECTOR, {"encoder_layers": 3, "decoder_layers": 6}, {}, {}),
+    "published classification loss": (DETECTOR, {"alpha": 0.75, "classification_weight": 1.0}, {}, {}),
+    "published temperature 10,000": (DETECTOR, {"temperature": 10_000.0}, {}, {}),
     "published learning rate 3e-4": (DETECTOR, {}, {}, {"lr": 3e-4}),
     "no warm-up": (DETECTOR, {}, {}, {"warmup_steps": 0}),
     "200 steps of warm-up": (DETECTOR, {}, {}, {"warmup_steps": 200}),
