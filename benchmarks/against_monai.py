@@ -41,7 +41,7 @@ from detpretrain.detectors.criteria import SampledBceGiou
 from detpretrain.detectors.retina_unet import RetinaUNet
 from detpretrain.models.eva_import import import_torchvision
 from detpretrain.models.plain_conv import PlainConv
-from detpretrain.training.recipe import PRECISIONS
+from detpretrain.training.precision import PRECISIONS, autocast_dtype
 
 SIZES = {axis: [4, 8, 16] for axis in "zyx"}  # even ones: MONAI rounds half sizes
 LEVELS = [1, 2, 3, 4]
@@ -107,7 +107,7 @@ def steps(arguments: argparse.Namespace) -> tuple[dict[str, Step], dict[str, nn.
     theirs = [{"boxes": b, "labels": c} for b, c in zip(boxes, labels, strict=True)]
     detectors = {"ours": our_detector().train(), "monai": monai_detector().train()}
     batches = {"ours": (images, targets), "monai": (images, theirs)}
-    dtype = PRECISIONS[arguments.precision]
+    dtype = autocast_dtype(arguments.precision, torch.device("cpu"))
 
     def step_of(name: str) -> Step:
         detector, batch = detectors[name], batches[name]

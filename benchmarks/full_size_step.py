@@ -30,7 +30,8 @@ from detpretrain import study
 from detpretrain.detectors.contract import Targets
 from detpretrain.detectors.factory import build_detector
 from detpretrain.models.deformable_attention import DeformableAttention
-from detpretrain.training.recipe import PRECISIONS, Recipe
+from detpretrain.training.precision import PRECISIONS, autocast_dtype
+from detpretrain.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 ANCHORS = {axis: [8, 16, 32] for axis in "zyx"}
@@ -115,7 +116,7 @@ def batch_of(size: int, patch: int, device: torch.device) -> tuple[torch.Tensor,
 
 def training_step(detector: nn.Module, recipe: Recipe, arguments: argparse.Namespace) -> Callable[[], float]:
     """Runs one step and returns its seconds."""
-    device, dtype = torch.device(arguments.device), PRECISIONS[arguments.precision]
+    device, dtype = torch.device(arguments.device), autocast_dtype(arguments.precision, torch.device(arguments.device))
     optimizer = recipe.build_optimizer(detector)
     images, targets = batch_of(arguments.batch, arguments.patch, device)
 

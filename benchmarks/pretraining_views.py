@@ -25,7 +25,7 @@ from detpretrain.files import read_yaml
 from detpretrain.models.factory import build_backbone
 from detpretrain.preprocessing.plan_spec import PlanSpec, parse_spec
 from detpretrain.pretraining.contract import Source
-from detpretrain.training.loop import autocast
+from detpretrain.training.precision import autocast
 from detpretrain.training.pretrain import RESERVED
 from detpretrain.training.recipe import Recipe
 
@@ -82,7 +82,7 @@ def measured(chosen: study.Study, name: str, arguments: argparse.Namespace) -> d
         views_taken.append(taken)
 
         def passes(views: tuple = views) -> None:
-            with autocast(recipe, device):
+            with autocast(recipe.precision, device):
                 losses = method(*views)
             torch.stack(list(losses.values())).sum().backward()
 

@@ -17,6 +17,7 @@ from detpretrain.evaluation.ensemble import PostProcessing, merge
 from detpretrain.files import read_yaml
 from detpretrain.inference.predict import InferenceSettings, predict_case
 from detpretrain.models.factory import build_backbone
+from detpretrain.training.precision import autocast
 from detpretrain.training.recipe import Recipe
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -89,7 +90,7 @@ def test_detector_entries_build_and_name_what_exists(name, size, resolved, detec
 def test_detectors_train_on_any_targets(name, size, boxes, resolved, detector_of):
     detector, plan = detector_of(name, size)
     recipe = Recipe.from_entry(name, resolved("recipes", resolved("detectors", name, size)["recipe"], size))
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
+    with autocast(recipe.precision, torch.device("cpu")):
         train_step(detector, noise(2, 2, *plan["patch"]), targets_of(plan["patch"], boxes))
 
 

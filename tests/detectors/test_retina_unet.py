@@ -241,7 +241,7 @@ def test_a_single_patch_can_be_learnt_by_heart(criterion):
     images = 0.3 * images_of(1)
     images[0, 0][targets.foreground[0]] += 3
     optimizer = torch.optim.AdamW(detector.parameters(), lr=0.01)
-    for _ in range(120):
+    for _ in range(200):
         optimizer.zero_grad()
         sum(detector(images, targets).values()).backward()
         optimizer.step()

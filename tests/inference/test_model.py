@@ -6,6 +6,7 @@ from detpretrain.errors import InputError
 from detpretrain.inference.model import load
 from detpretrain.inference.predict import InferenceSettings, predict_case
 from detpretrain.training import checkpoints
+from detpretrain.training import precision as precision_of
 from detpretrain.training.finetune import Cell, write_model
 
 CPU = torch.device("cpu")
@@ -52,7 +53,8 @@ def test_other_settings_replace_those_of_the_training(written, chosen):
     assert load(written, CPU, chosen).settings == InferenceSettings(**chosen)
 
 
-def test_lower_precision_is_used(retina, written):
+def test_lower_precision_is_used(retina, written, monkeypatch):
+    monkeypatch.setattr(precision_of, "cpu_has_bf16", lambda: True)
     content = checkpoints.load(written)
     checkpoints.save(written, content | {"precision": "bf16"})
     model = load(written, CPU)

@@ -29,7 +29,7 @@ def test_bf16_gradients_of_maps_two_voxels_deep_are_those_of_float64(shape, chan
         plain.load_state_dict(convolution.state_dict())
         expected = gradients(plain, maps.double(), upstream.double(), bf16=False)
         for ours, theirs in zip(found, expected, strict=True):
-            assert (ours - theirs).norm() / theirs.norm() < 0.01
+            assert (ours - theirs).norm() / theirs.norm() < 0.02
 
 
 def test_other_maps_pass_through():

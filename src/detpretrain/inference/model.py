@@ -13,7 +13,7 @@ from detpretrain.detectors.factory import build_detector
 from detpretrain.errors import InputError
 from detpretrain.inference.predict import InferenceSettings
 from detpretrain.training import checkpoints
-from detpretrain.training.recipe import PRECISIONS
+from detpretrain.training.precision import autocast_dtype
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,5 @@ def load(path: Path, device: torch.device, inference: dict[str, Any] | None = No
     detector.load_state_dict(content["weights"])
     own = content["detector"].get("inference", {})
     settings = InferenceSettings(**(own if inference is None else inference))
-    precision = PRECISIONS[content["precision"]]
+    precision = autocast_dtype(content["precision"], device)
     return Model(detector.to(device).eval(), content["plan"], settings, precision, content.get("provenance", {}))

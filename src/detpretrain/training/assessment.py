@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from detpretrain.files import atomic_path, write_json
 from detpretrain.pretraining.contract import Panel, Score
-from detpretrain.training.loop import add_losses, autocast
+from detpretrain.training.loop import add_losses
+from detpretrain.training.precision import autocast
 from detpretrain.training.recipe import Recipe
 from detpretrain.training.stream import PatchStream
 
@@ -29,7 +30,7 @@ def write(
 ) -> None:
     """Writes ``assessment.json`` (``about``, scores, seconds per step) and ``preview.npz`` (pictures of validation views)."""
     device = next(method.parameters()).device
-    precision = autocast(recipe, device)
+    precision = autocast(recipe.precision, device)
     method.eval()
     sums: dict[str, list[Score]] = {}
     rows: list[list[Panel]] = []

@@ -25,6 +25,7 @@ from detpretrain.training import adaptation, checkpoints, citations, neck_weight
 from detpretrain.training.lock import CellLock
 from detpretrain.training.logging import write_log
 from detpretrain.training.loop import Run, add_losses, fit, means
+from detpretrain.training.precision import used
 from detpretrain.training.recipe import Recipe
 from detpretrain.training.runtime import Runtime
 from detpretrain.training.stream import PatchSource, PatchStream
@@ -106,6 +107,7 @@ def finetune(
             seed=cell.seed,
             pretrain=pretrained,
             device=str(device),
+            precision=used(recipe.precision, device),
             threads=recipe.threads,
             seconds=round(time.monotonic() - started, 1),
         )

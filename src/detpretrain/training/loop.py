@@ -19,7 +19,8 @@ from detpretrain.errors import InputError
 from detpretrain.training import checkpoints
 from detpretrain.training.logging import Log
 from detpretrain.training.phases import freeze, frozen_parts, phase_at
-from detpretrain.training.recipe import PRECISIONS, Recipe
+from detpretrain.training.precision import autocast, used
+from detpretrain.training.recipe import Recipe
 
 CHECK_EVERY = 20  # steps between looks at the loss; each look waits for the device
 STOPPED_BY_SIGNAL = 143
@@ -93,8 +94,11 @@ class _Loop:
         self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.phases, self.averaging = self.recipe.build_phases(), self.recipe.build_averaging()
         self.frozen = [frozen_parts(self.model, phase) for phase in self.phases]  # of all: a wrong name shows now
-        self.autocast = autocast(self.recipe, run.device)
-        half = self.recipe.precision != "fp32" and self.autocast.fast_dtype is torch.float16
+        self.autocast = autocast(self.recipe.precision, run.device)
+        precision = used(self.recipe.precision, run.device)
+        half = precision == "fp16"
+        if precision != self.recipe.precision:
+            print(f"precision {precision}: this {run.device.type} has no fast {self.recipe.precision}", flush=True)
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=half)
         self.average, self.averaged = None, 0
         self.sums: dict[str, Tensor] = {}
@@ -229,14 +233,6 @@ class _Loop:
                 f"{self.run.work}: {', '.join(bad)} is not finite before step {self.step}: lower the learning rate or set "
                 "clip_norm in the recipe; the last good state is kept"
             )
-
-
-def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """The recipe's precision on a device: fp16 stands in for bf16 only where a GPU lacks it."""
-    dtype = PRECISIONS[recipe.precision]
-    if dtype is torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        dtype = torch.float16
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def add_losses(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> Tensor:

@@ -24,6 +24,7 @@ from detpretrain.training import adaptation, assessment
 from detpretrain.training.lock import CellLock
 from detpretrain.training.logging import write_log
 from detpretrain.training.loop import Run, add_losses, fit, means
+from detpretrain.training.precision import used
 from detpretrain.training.recipe import Recipe
 from detpretrain.training.runtime import Runtime
 from detpretrain.training.stream import PatchSource, PatchStream
@@ -107,6 +108,7 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
             ["detpretrain.training.pretrain", *provenance.class_modules(job.method, job.backbone, job.recipe)],
             seed=job.seed,
             device=str(device),
+            precision=used(recipe.precision, device),
             threads=recipe.threads,
             seconds=round(time.monotonic() - started, 1),
         )

@@ -14,9 +14,8 @@ from detpretrain.errors import InputError
 from detpretrain.loading.augmentation import Augmentation
 from detpretrain.training.parameter_groups import parameter_groups
 from detpretrain.training.phases import Phase, build_phases
+from detpretrain.training.precision import PRECISIONS
 from detpretrain.training.schedules import Averaging
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class Recipe:
         epochs, steps_per_epoch, validation_steps: an epoch is a fixed number of batches.
         batch_size: samples per optimiser step over all devices; ``accumulate`` splits it into that many forward passes.
         clip_norm: global gradient norm, None = no clipping.
-        precision: ``bf16`` (fp16 with a scaler only where a device lacks bf16), ``fp16`` or ``fp32``.
+        precision: ``bf16`` (where a device lacks it, see ``precision``), ``fp16`` or ``fp32``.
         decay_norms: weight decay on norm parameters too (nnssl: yes, nnDetection: no).
         encoder_rate: factor on the learning rate of the encoder (Deformable DETR's backbone has 0.1).
         layer_decay: factor on the learning rate per layer of the encoder, see ``parameter_groups``.
