@@ -199,8 +199,9 @@ def test_own_queries_see_no_extra_ones_and_those_see_what_they_may():
                 assert hidden[image, asks, asked] == expected
 
 
-def test_extra_queries_change_nothing_for_the_others():
-    transformer, maps = make_transformer(), maps_of(2)
+@pytest.mark.parametrize("arguments", [{}, {"refined_positions": True, "ranked_content": True}])
+def test_extra_queries_change_nothing_for_the_others(arguments):
+    transformer, maps = make_transformer(**arguments), maps_of(2)
     plain, found = transformer(maps), transformer(maps, extra_queries())
     assert transformer.training
     for name in ("logits", "boxes", "proposal_logits", "proposal_boxes"):
@@ -250,6 +251,76 @@ def test_an_extra_query_without_content_is_one_of_the_others_in_its_place():
     assert not torch.allclose(other.extra_logits, found.logits)
 
 
+DINO = {"refined_positions": True, "ranked_content": True}
+
+
+def seen_by_layers(transformer, maps, extra=None):
+    """What each decoder layer is given as contents and positions, ``[layers, B, Q, C]`` each, and what comes out of all."""
+    given = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs: given.append((inputs[0], inputs[1])))
+        for layer in transformer.decoder
+    ]
+    with torch.no_grad():
+        found = transformer(maps, extra)
+    for hook in hooks:
+        hook.remove()
+    contents, positions = zip(*given, strict=True)
+    return torch.stack(contents), torch.stack(positions), found
+
+
+def own_positions(transformer, boxes):
+    """The first half of the query features: a linear layer and a norm over the six sine codes, written out."""
+    each = CHANNELS // 4 * 2
+    angles = [2 * math.pi * boxes[..., None] / transformer.temperature ** (2 * i / each) for i in range(each // 2)]
+    code = torch.cat([torch.cat([a.sin(), a.cos()], dim=-1) for a in angles], dim=-1)
+    return transformer.query_features(code.flatten(-2))[..., :CHANNELS].detach()
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_positions_are_those_of_the_proposals_or_of_the_boxes_that_a_layer_refines(refined):
+    transformer = make_transformer(refined_positions=refined)
+    _, positions, found = seen_by_layers(transformer, maps_of(2))
+    torch.testing.assert_close(positions[0], own_positions(transformer, initial_boxes(found)), rtol=1e-4, atol=1e-5)
+    for layer in (1, 2):
+        expected = own_positions(transformer, found.boxes[layer - 1]) if refined else positions[0]
+        torch.testing.assert_close(positions[layer], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(own_positions(transformer, found.boxes[0]), positions[0], rtol=1e-3)
+
+
+def initial_boxes(found):
+    """The proposals of the seven likeliest voxels, likeliest first."""
+    order = found.proposal_logits[..., 0].sort(dim=1, descending=True).indices[:, :7]
+    return torch.stack([boxes[best] for boxes, best in zip(found.proposal_boxes, order, strict=True)])
+
+
+def test_a_ranked_query_starts_from_the_vector_of_its_rank_and_an_extra_one_from_its_content():
+    transformer, extra = make_transformer(**DINO), extra_queries()
+    contents, _, _ = seen_by_layers(transformer, maps_of(2), extra)
+    for image in range(2):
+        torch.testing.assert_close(contents[0, image, :7], transformer.ranked_content.detach())
+        torch.testing.assert_close(contents[0, image, 7:], extra.content[image])
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+def test_equal_proposals_can_be_told_apart_by_their_rank_alone(ranked):
+    transformer = make_transformer(ranked_content=ranked)
+    place = torch.tensor([0.4, 0.5, 0.6, 0.2, 0.3, 0.2]).expand(1, 2, -1)
+    sizes, memory = SIZES, torch.randn(1, VOXELS, CHANNELS, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        logits, boxes = transformer._decode(place, None, memory, sizes)
+    different = not torch.allclose(logits[:, :, 0], logits[:, :, 1], rtol=1e-3)
+    assert different == ranked
+    assert torch.allclose(boxes[:, :, 0], boxes[:, :, 1], rtol=1e-3) != ranked
+
+
+def test_fewer_voxels_than_ranks_use_the_first_ones():
+    transformer = make_transformer(**DINO, queries=VOXELS + 5)
+    contents, _, found = seen_by_layers(transformer, maps_of(1))
+    assert found.logits.shape[2] == VOXELS
+    torch.testing.assert_close(contents[0, 0], transformer.ranked_content.detach()[:VOXELS])
+
+
 def test_positions_and_queries_are_seen():
     """Equal maps of one value everywhere: only the codes can tell the voxels apart."""
     transformer = make_transformer()
@@ -267,8 +338,9 @@ def test_without_its_level_s_code_a_voxel_looks_different():
         assert not torch.allclose(transformer(maps).proposal_logits, before)
 
 
-def test_a_batch_is_its_images_one_by_one():
-    transformer, maps = make_transformer(), maps_of(3)
+@pytest.mark.parametrize("arguments", [{}, DINO], ids=["deformable", "dino"])
+def test_a_batch_is_its_images_one_by_one(arguments):
+    transformer, maps = make_transformer(**arguments), maps_of(3)
     with torch.no_grad():
         together = transformer(maps)
         for image in range(3):
@@ -277,8 +349,9 @@ def test_a_batch_is_its_images_one_by_one():
             torch.testing.assert_close(alone.logits[:, 0], together.logits[:, image], rtol=1e-4, atol=1e-4)
 
 
-def test_every_parameter_and_map_gets_a_gradient():
-    transformer, maps = make_transformer(), [level.requires_grad_() for level in maps_of(2)]
+@pytest.mark.parametrize("arguments", [{}, DINO], ids=["deformable", "dino"])
+def test_every_parameter_and_map_gets_a_gradient(arguments):
+    transformer, maps = make_transformer(**arguments), [level.requires_grad_() for level in maps_of(2)]
     found = transformer(maps)
     sum((part**2).sum() for part in vars(found).values()).backward()
     for name, parameter in transformer.named_parameters():

@@ -49,8 +49,9 @@ class DeformableDETR(nn.Module):
         backbone: makes the encoder (``models.resenc.ResEnc`` or alike).
         plan: detection levels, numbers of classes and channels.
         levels: how many of the plan's detection levels are used, the coarsest ones; all where it has fewer.
-        hidden, heads, points, encoder_layers, decoder_layers, feed_forward, dropout, queries, object_scale, temperature: of
-            ``DeformableTransformer``. The number of queries is Zhu et al.'s, the study's is not public.
+        hidden, heads, points, encoder_layers, decoder_layers, feed_forward, dropout, queries, object_scale, temperature,
+            refined_positions, ranked_content: of ``DeformableTransformer``. The number of queries is Zhu et al.'s, the study's
+            is not public.
         norm_groups: of the GroupNorm after the channel mapper.
         prior: initial probability of every class and of an object.
         alpha, gamma: of the focal loss, and of its form in the matching.
@@ -80,6 +81,8 @@ class DeformableDETR(nn.Module):
         queries: int = 300,
         object_scale: float = 0.05,
         temperature: float = 10_000.0,
+        refined_positions: bool = False,
+        ranked_content: bool = False,
         norm_groups: int = 16,
         prior: float = 0.05,
         alpha: float = 0.75,
@@ -117,6 +120,8 @@ class DeformableDETR(nn.Module):
             object_scale=object_scale,
             prior=prior,
             temperature=temperature,
+            refined_positions=refined_positions,
+            ranked_content=ranked_content,
         )
         self.alpha, self.gamma, self.candidates = alpha, gamma, candidates
         self.weights = {"cls": classification_weight, "box": box_weight, "giou": giou_weight}

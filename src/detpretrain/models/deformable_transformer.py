@@ -179,6 +179,10 @@ class DeformableTransformer(nn.Module):
         object_scale: side of a proposal of the finest level before refinement, as a fraction of the volume; doubles per level.
         prior: initial probability of every class.
         temperature: of the position code.
+        refined_positions: a layer gets the code of the boxes that it refines, not of the proposals (DAB-DETR, ICLR 2022;
+            DINO, ICLR 2023).
+        ranked_content: a query starts from a learnt vector of its proposal's rank, not from the code of its box (DINO's mixed
+            query selection): of two equal proposals, each can tell that it is the first or the second.
 
     Raises:
         InputError: the channels do not divide by the heads, or are too few for the codes of positions and boxes.
@@ -200,6 +204,8 @@ class DeformableTransformer(nn.Module):
         object_scale: float,
         prior: float,
         temperature: float = TEMPERATURE,
+        refined_positions: bool = False,
+        ranked_content: bool = False,
     ) -> None:
         super().__init__()
         if channels < 6:
@@ -207,6 +213,7 @@ class DeformableTransformer(nn.Module):
                 f"deformable transformer: {channels} channels are too few for a code of z, y, x: use 6 or more"
             )
         self.queries, self.object_scale, self.temperature = queries, object_scale, temperature
+        self.refined_positions = refined_positions
         layer = (channels, heads, levels, points, feed_forward, dropout)
         self.level_code = nn.Parameter(torch.empty(levels, channels))
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(encoder_layers))
@@ -218,6 +225,9 @@ class DeformableTransformer(nn.Module):
         self.output_norm = nn.LayerNorm(channels)
         self.heads = nn.ModuleList(Heads(channels, classes, prior) for _ in range(decoder_layers))
         nn.init.normal_(self.level_code)
+        self.ranked_content = nn.Parameter(torch.empty(queries, channels)) if ranked_content else None
+        if self.ranked_content is not None:
+            nn.init.normal_(self.ranked_content)
 
     def forward(self, maps: Sequence[Tensor], extra: ExtraQueries | None = None) -> SetPredictions:
         """Maps ``[B, channels, D, H, W]``, finest first, one per level; ``extra`` changes nothing for the other queries."""
@@ -260,8 +270,10 @@ class DeformableTransformer(nn.Module):
         own, hidden = references.shape[1], None
         if extra is not None:
             references, hidden = torch.cat([references, extra.boxes], dim=1), hidden_queries(own, extra.hidden)
-        code = vector_code(references, 3 * memory.shape[-1], self.temperature)
-        positions, queries = self.query_features(code).chunk(2, dim=-1)
+        positions, queries = self._query_features(references)
+        if self.ranked_content is not None:
+            ranked = self.ranked_content[:own].expand(len(references), -1, -1)
+            queries = functional.pad(ranked, (0, 0, 0, references.shape[1] - own))
         if extra is not None:
             queries = queries + functional.pad(extra.content.to(queries.dtype), (0, 0, own, 0))
         logits, boxes = [], []
@@ -272,4 +284,12 @@ class DeformableTransformer(nn.Module):
             logits.append(layer_logits)
             boxes.append(box_logits.sigmoid())
             references = boxes[-1].detach()  # a layer learns to refine, not to prepare what it is given
+            if self.refined_positions:
+                positions, _ = self._query_features(references)
         return torch.stack(logits), torch.stack(boxes)
+
+    def _query_features(self, references: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes ``[B, Q, 6]`` -> their positions and the contents to start from, ``[B, Q, C]`` each."""
+        code = vector_code(references, 3 * self.level_code.shape[-1], self.temperature)
+        positions, content = self.query_features(code).chunk(2, dim=-1)
+        return positions, content
