@@ -13,8 +13,21 @@ CLI = "cli"  # imports anything, and nothing imports it
 
 # Parts of the package (its folders and single modules) from the ground up: each imports its own layer and lower ones.
 LAYERS = (
-    {"errors", "files", "build", "seeds", "boxes", "geometry", "volumes", "dicom", "splits", "provenance", "hub"},
-    {"tasks", "task_writer", "task_validation", "evaluation", "leakage"},
+    {
+        "errors",
+        "files",
+        "build",
+        "seeds",
+        "boxes",
+        "geometry",
+        "volumes",
+        "dicom",
+        "splits",
+        "provenance",
+        "hub",
+        "parallel",
+    },
+    {"tasks", "case_files", "task_writer", "task_validation", "evaluation", "leakage"},
     {"datasets", "preprocessing", "loading", "models", "comparison"},
     {"pretraining", "detectors", "report"},
     {"training", "inference"},
@@ -28,7 +41,7 @@ NEVER = {
     "models": {"datasets", "preprocessing", "loading"},
     "datasets": {"preprocessing", "loading", "models"},
     "preprocessing": {"datasets", "loading", "models"},
-    "evaluation": {"tasks", "task_writer", "task_validation"},
+    "evaluation": {"tasks", "case_files", "task_writer", "task_validation"},
     "comparison": {"datasets", "preprocessing", "loading", "models"},
     "report": {"datasets", "preprocessing", "loading", "models", "pretraining", "detectors"},
 }

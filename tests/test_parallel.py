@@ -5,7 +5,7 @@ import pytest
 
 from detpretrain.errors import InputError
 from detpretrain.files import read_json
-from detpretrain.preprocessing.parallel import map_cases
+from detpretrain.parallel import map_cases
 
 # Jobs run functions of importable modules: the spawned processes cannot import a test file.
 WORKERS = pytest.mark.parametrize("workers", [1, 2])

@@ -40,8 +40,9 @@ def recipe(stage: str, leaves: Mapping[str, Any]) -> str:
 
 
 def prepare(study: Study, dataset: str) -> dict[str, Any]:
+    """Where the download lies does not count: a moved folder is the same data."""
     entry = study.entry("datasets", dataset)
-    return {"dataset": {key: value for key, value in entry.items() if key != "identities"}}
+    return {"dataset": {key: value for key, value in entry.items() if key not in ("identities", "raw")}}
 
 
 def plan(study: Study, name: str) -> dict[str, Any]:

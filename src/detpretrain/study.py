@@ -98,6 +98,9 @@ class Study:
             if size not in sizes:
                 raise InputError(f"config/{kind}.yaml: {name} has no size {size!r}{nearest(size, sizes)}")
             entry |= sizes[size]
+        if kind == "datasets":
+            entry |= {"raw": self.config["raw"][name]} if name in self.config.get("raw", {}) else {}
+            entry |= {"allow_partial": True} if name in self.config.get("allow_partial", ()) else {}
         if kind in TRAINED and name in self.config.get("recipes", {}):
             entry["recipe"] = self.config["recipes"][name]
         return entry

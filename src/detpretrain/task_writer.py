@@ -10,31 +10,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from detpretrain import boxes as box_ops
-from detpretrain import splits, volumes
+from detpretrain import splits
+from detpretrain.case_files import BOX_COLUMNS, CaseRecord, table_rows, write_case
 from detpretrain.errors import InputError
 from detpretrain.files import write_json, write_text
 from detpretrain.geometry import Geometry
-from detpretrain.tasks import CROSS_VALIDATION, IMAGE_NAME, Annotation, Task, folder_suffix
+from detpretrain.tasks import CROSS_VALIDATION, IMAGE_NAME, Task, folder_suffix
 
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-BOX_COLUMNS = ["z1", "y1", "x1", "z2", "y2", "x2"]
 OBJECT_COLUMNS = ["case", "truth", "class", *BOX_COLUMNS, "ignored"]
-
-
-@dataclass(frozen=True)
-class CaseRecord:
-    """Where a case comes from. ``patient`` decides which cases stay together in the splits."""
-
-    case: str
-    patient: str
-    source_id: str
-    session: str
-    test_set: str
 
 
 @dataclass
@@ -48,6 +37,7 @@ class TaskWriter:
         seed: of the splits.
         exclude_cases: case -> reason; ``add_case`` and ``adopt`` leave them out.
         official_folds: set by a data set that has official splits; replaces the seeded ones.
+        facts: more keys of dataset.json: licence, citation, download.
     """
 
     root: Path
@@ -56,9 +46,11 @@ class TaskWriter:
     seed: int = 12345
     exclude_cases: Mapping[str, str] = field(default_factory=dict)
     official_folds: splits.Folds | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
     _records: dict[str, CaseRecord] = field(default_factory=dict, init=False)
     _excluded: set[str] = field(default_factory=set, init=False)
     _task: Task | None = field(default=None, init=False)
+    _rows: dict[str, tuple[dict, list[dict]]] = field(default_factory=dict, init=False)  # of written cases
 
     def describe(
         self,
@@ -126,20 +118,16 @@ class TaskWriter:
         """
         if self.excluded(case):
             return
-        task = self.task
-        if len(images) != len(task.modalities):
-            raise ValueError(f"{case}: {len(images)} images for modalities {list(task.modalities.values())}")
-        if task.labelled != (instances is not None) or task.labelled != (classes is not None):
-            raise ValueError(f"{case}: instances and classes belong to labelled tasks, and to all their cases")
-        self._register(CaseRecord(case, patient or case, source_id or case, session, test_set))
-        folder = task.image_folder(test_set)
-        for channel, image in enumerate(images):
-            _place(image, folder / f"{case}_{channel:04d}.nii.gz", geometry)
-        if instances is not None:
-            folder = task.label_folder(test_set)
-            _place(instances, folder / f"{case}.nii.gz", geometry)
-            annotation = Annotation(dict(classes), None if boxes is None else dict(boxes), set(ignored))
-            write_json(folder / f"{case}.json", annotation.to_json())
+        record = CaseRecord(case, patient or case, source_id or case, session, test_set)
+        self._register(record)
+        write_case(
+            self.task, record, images, geometry, instances=instances, classes=classes, boxes=boxes, ignored=ignored
+        )
+
+    def add_written(self, record: CaseRecord, row: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> None:
+        """Adds a case whose files another process has put into this folder, with its lines of the tables."""
+        self._register(record)
+        self._rows[record.case] = (dict(row), [dict(line) for line in objects])
 
     def adopt(self, source: Task, records: Mapping[str, CaseRecord]) -> None:
         """Links every file of a task that has this layout already; ``records`` names the origin of its cases."""
@@ -180,9 +168,9 @@ class TaskWriter:
         folds = self._folds(task)
         cases, objects = [], []
         for case in sorted(self._records):
-            rows = _object_rows(task, case) if task.labelled else []
-            objects += rows
-            cases.append(_case_row(task, self._records[case], rows))
+            row, lines = self._rows.get(case) or table_rows(task, self._records[case])
+            objects += lines
+            cases.append(row)
         write_text(self.root / "cases.csv", pd.DataFrame(cases).to_csv(index=False))
         write_text(self.root / "objects.csv", pd.DataFrame(objects, columns=OBJECT_COLUMNS).to_csv(index=False))
         write_json(self.root / "splits.json", {"folds": folds})
@@ -197,6 +185,7 @@ class TaskWriter:
                 "labels": {str(key): name for key, name in task.labels.items()},
                 "modalities": {str(key): name for key, name in task.modalities.items()},
                 "excluded_cases": dict(self.exclude_cases),
+                **self.facts,
                 **({"regions": task.regions} if task.regions else {}),
                 **({"unannotated": task.unannotated} if task.unannotated else {}),
             },
@@ -221,53 +210,3 @@ class TaskWriter:
         if not task.labelled or self.folds == 1:
             return splits.held_out(patients, self.seed)
         return splits.k_fold(patients, self.folds, self.seed)
-
-
-def _place(source: np.ndarray | Path, target: Path, geometry: Geometry | None) -> None:
-    """Puts a volume under its canonical name: an array is written, a fitting file linked, another one converted."""
-    if isinstance(source, np.ndarray):
-        if geometry is None:
-            raise ValueError(f"{target.name}: an array needs its geometry")
-        volumes.write(target, source, geometry)
-        return
-    if not source.is_file():
-        raise InputError(f"{source}: file not found: complete the raw data")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.name.endswith(".nii.gz"):
-        target.symlink_to(source.resolve())
-    else:
-        volumes.write(target, *volumes.read(source))
-
-
-def _object_rows(task: Task, case: str) -> list[dict]:
-    """The lines of objects.csv of one case: the sheet's own boxes where there are any, else those of the map."""
-    annotation = task.annotation(case)
-    if annotation.boxes is not None:
-        boxes = annotation.boxes
-    else:
-        ids, found = box_ops.from_instances(volumes.read(task.label_path(case))[0])
-        boxes = dict(zip(ids.tolist(), found.tolist(), strict=True))
-    return [
-        {"case": case, "truth": truth, "class": annotation.classes[truth]}
-        | dict(zip(BOX_COLUMNS, box, strict=True))
-        | {"ignored": truth in annotation.ignored}
-        for truth, box in sorted(boxes.items())
-    ]
-
-
-def _case_row(task: Task, record: CaseRecord, objects: list[dict]) -> dict:
-    """The line of cases.csv of one case; ``size`` (bytes) and ``mtime`` are those of its image files, links followed."""
-    paths = task.image_paths(record.case)
-    geometry = volumes.read_geometry(paths[0])
-    stats = [path.stat() for path in paths]
-    row = {
-        "case": record.case,
-        "source_id": record.source_id,
-        "patient": record.patient,
-        "session": record.session,
-        "test_set": record.test_set,
-    }
-    row |= {f"spacing_{axis}": value for axis, value in zip("zyx", geometry.spacing, strict=True)}
-    row |= {f"shape_{axis}": value for axis, value in zip("zyx", geometry.shape, strict=True)}
-    row |= {f"objects_{label}": sum(o["class"] == label for o in objects) for label in task.labels}
-    return row | {"size": sum(s.st_size for s in stats), "mtime": max(int(s.st_mtime) for s in stats)}

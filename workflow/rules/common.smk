@@ -62,6 +62,11 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+def prepare_threads(wildcards):
+    """Downloads are converted case by case in parallel, generated data are not."""
+    return PROCESSES if "raw" in STUDY.entry("datasets", wildcards.dataset) else 1
+
+
 def detector_plan(wildcards):
     """The plan folder that a detector uses on a data set."""
     return f"{DATA}/{wildcards.dataset}/{STUDY.entry('detectors', wildcards.detector)['plan']}"

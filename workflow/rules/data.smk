@@ -13,10 +13,10 @@ rule prepare:
     priority: 20
     conda:
         "../../envs/environment.yaml"
-    threads: 1
+    threads: prepare_threads
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=lambda wildcards, threads: 4000 * (threads + 1),
+        runtime=1440,
     params:
         recipe=lambda wildcards: leaves.recipe(
             "prepare", leaves.prepare(STUDY, wildcards.dataset)

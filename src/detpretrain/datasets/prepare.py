@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,17 +11,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from detpretrain import build
+from detpretrain.datasets.conversion import LOG, convert_dataset, resumable
+from detpretrain.datasets.raw_dataset import RawDataset
+from detpretrain.datasets.raw_layout import required
 from detpretrain.errors import InputError
 from detpretrain.task_validation import print_problems, validate_cases
 from detpretrain.task_writer import TaskWriter
 
-RESERVED = ("raw", "splits", "exclude_cases", "identities")
-TASK_ENTRIES = {"raw_splitted", "dataset.json", "cases.csv", "objects.csv", "splits.json", ".snakemake_timestamp"}
+RESERVED = ("raw", "splits", "exclude_cases", "identities", "allow_partial")
+TASK_FILES = {"dataset.json", "cases.csv", "objects.csv", "splits.json", LOG, ".snakemake_timestamp"}
+TASK_ENTRIES = {"raw_splitted", *TASK_FILES}
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class Dataset(Protocol):
-    """What a data set class offers; its keyword-only constructor arguments come from config/datasets.yaml."""
+    """The simple form of a data set class, for generated and small data; ``RawDataset`` is that of large downloads.
+
+    Keyword-only constructor arguments come from config/datasets.yaml.
+    """
 
     def write(self, raw: Path | None, writer: TaskWriter) -> None:
         """Describes labels and modalities, then adds every case. ``InputError`` names the bad raw file."""
@@ -30,14 +38,15 @@ def prepare(dataset: str, entry: Mapping[str, Any], output: Path | str, workers:
     """Builds the data set class of a configuration entry and writes its validated task folder.
 
     Everything is written under a temporary name beside ``output``, which appears (or is replaced) only when all of it
-    is there and valid. Reserved keys of the entry: ``raw`` (folder, may hold ``${VARIABLE}``), ``splits``
-    (``folds``, ``seed``), ``exclude_cases`` (case -> reason), ``identities`` (see ``leakage``); ``class`` and the
-    rest are for the class.
+    is there and valid. A ``RawDataset``'s temporary folder is kept when the preparation fails, for the next attempt.
+    Reserved keys of the entry: ``raw`` (folder, may hold ``${VARIABLE}``), ``splits`` (``folds``, ``seed``),
+    ``exclude_cases`` (case -> reason), ``identities`` (see ``leakage``), ``allow_partial`` (other numbers of cases than
+    published are accepted); ``class`` and the rest are for the class.
 
     Args:
         dataset: its id, for messages and dataset.json.
         output: the task folder.
-        workers: processes for validation.
+        workers: processes.
 
     Raises:
         InputError: an unset variable, a missing raw folder or file, or problems (printed in one table).
@@ -45,13 +54,32 @@ def prepare(dataset: str, entry: Mapping[str, Any], output: Path | str, workers:
     output = Path(output)
     _check_replaceable(output)
     raw = raw_folder(dataset, entry.get("raw"))
-    source: Dataset = build.build({key: value for key, value in entry.items() if key not in RESERVED})
+    source = build.build({key: value for key, value in entry.items() if key not in RESERVED})
+    if isinstance(source, RawDataset):
+        _prepare_download(dataset, entry, source, required(raw), output, workers)
+    else:
+        _prepare_simple(dataset, entry, source, raw, output, workers)
+
+
+def _prepare_download(
+    dataset: str, entry: Mapping[str, Any], source: RawDataset, raw: Path, output: Path, workers: int
+) -> None:
+    folder = output.with_name(f".unfinished-{output.name}")
+    key = {"dataset": dataset, "entry": json.loads(json.dumps(dict(entry), default=str)), "raw": str(raw)}
+    with resumable(folder, key):
+        writer = _writer(folder, dataset, entry)
+        convert_dataset(source, raw, writer, workers, bool(entry.get("allow_partial")))
+        writer.finish()
+    _replace(output, folder)
+
+
+def _prepare_simple(
+    dataset: str, entry: Mapping[str, Any], source: Dataset, raw: Path | None, output: Path, workers: int
+) -> None:
     temporary = output.with_name(f".tmp-{os.getpid()}-{output.name}")
     try:
         temporary.mkdir(parents=True)
-        writer = TaskWriter(
-            temporary, dataset, exclude_cases=entry.get("exclude_cases") or {}, **(entry.get("splits") or {})
-        )
+        writer = _writer(temporary, dataset, entry)
         source.write(raw, writer)
         problems = validate_cases(writer.task, workers)
         if problems:
@@ -65,6 +93,11 @@ def prepare(dataset: str, entry: Mapping[str, Any], output: Path | str, workers:
         _replace(output, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _writer(folder: Path, dataset: str, entry: Mapping[str, Any]) -> TaskWriter:
+    excluded = entry.get("exclude_cases") or {}
+    return TaskWriter(folder, dataset, exclude_cases=excluded, **(entry.get("splits") or {}))
 
 
 def raw_folder(dataset: str, raw: str | None) -> Path | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from detpretrain import tasks
+from detpretrain.case_files import CaseRecord
 from detpretrain.datasets.raw_layout import required
 from detpretrain.errors import InputError
-from detpretrain.task_writer import CaseRecord, TaskWriter
+from detpretrain.task_writer import TaskWriter
 from detpretrain.tasks import Task
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from detpretrain import volumes
 from detpretrain.errors import InputError
+from detpretrain.parallel import map_cases
 from detpretrain.preprocessing.crop import bounding_box
-from detpretrain.preprocessing.parallel import map_cases
 from detpretrain.preprocessing.raw_case import CaseFiles, RawCase, find_cases, read_raw_case
 from detpretrain.tasks import Task
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from detpretrain.errors import InputError
 from detpretrain.files import read_json, write_json
+from detpretrain.parallel import map_cases
 from detpretrain.preprocessing import restore, store
 from detpretrain.preprocessing.apply import Preprocessed, preprocess
-from detpretrain.preprocessing.parallel import map_cases
 from detpretrain.preprocessing.raw_case import CaseFiles, RawCase, find_cases, read_raw_case
 from detpretrain.tasks import Task
 
