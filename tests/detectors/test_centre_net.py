@@ -2,17 +2,16 @@ import math
 
 import pytest
 import torch
+from small_detections import ONE, OTHER, PATCH, images_of, perturbed, targets_of
 
 from detpretrain.detectors.centre_matching import cells, match_centres
 from detpretrain.detectors.centre_net import CentreNet, box_losses, mined_focal
-from detpretrain.detectors.contract import Targets
 from detpretrain.errors import InputError
 from detpretrain.models import box_ops
 from detpretrain.models.resenc import ResEnc
 
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
 KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
-PATCH = (8, 16, 12)
 FOCAL = {"alpha": 0.75, "gamma": 2.0, "missed_weight": 4.0, "negatives": 2}
 
 
@@ -33,31 +32,7 @@ def make_detector(channels=1, classes=2, levels=(1, 2), **arguments):
     return CentreNet(backbone=backbone, plan=plan, **small | arguments)
 
 
-def images_of(batch, channels=1, seed=0):
-    return torch.randn(batch, channels, *PATCH, generator=torch.Generator().manual_seed(seed))
-
-
-def targets_of(*objects):
-    """Targets of a batch: per image a list of (box in whole voxels, class)."""
-    foreground = torch.zeros(len(objects), *PATCH, dtype=torch.bool)
-    for image, found in enumerate(objects):
-        for (z1, y1, x1, z2, y2, x2), _ in found:
-            foreground[image, z1 + 1 : z2, y1 + 1 : y2, x1 + 1 : x2] = True
-    boxes = [torch.tensor([box for box, _ in found]).float().view(-1, 6) for found in objects]
-    return Targets(boxes, [torch.tensor([c for _, c in found], dtype=torch.int64) for found in objects], foreground)
-
-
-ONE, OTHER = ((1, 2, 2, 5, 8, 8), 0), ((2, 9, 5, 7, 15, 11), 1)
 BATCHES = {"empty": ([], []), "one": ([ONE], []), "several": ([ONE, OTHER], [OTHER])}
-
-
-def perturbed(detector, seed=1):
-    """Zero-initialised branches and tiny heads say little about the wiring: weights as after some training."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in detector.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return detector
 
 
 # --- losses -------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from small_detections import ONE, OTHER, PATCH, images_of, perturbed, targets_of
 
 from detpretrain.detectors.contract import Targets
 from detpretrain.detectors.deformable_detr import DeformableDETR, indexed, normalised
@@ -10,7 +11,6 @@ from detpretrain.models import box_ops
 from detpretrain.models.resenc import ResEnc
 
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
-PATCH = (8, 16, 12)
 
 
 @pytest.fixture(autouse=True)
@@ -38,27 +38,6 @@ def make_detector(channels=1, classes=2, detection_levels=(1, 2), **arguments):
     return DeformableDETR(backbone=backbone, plan=plan, **small | arguments)
 
 
-def perturbed(detector, seed=1):
-    """Weights as after some training: zero-initialised layers say little about the wiring."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in detector.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return detector
-
-
-def images_of(batch, channels=1, seed=0):
-    return torch.randn(batch, channels, *PATCH, generator=torch.Generator().manual_seed(seed))
-
-
-def targets_of(*objects):
-    """Targets of a batch: per image a list of (box, class)."""
-    boxes = [torch.tensor([box for box, _ in found]).float().view(-1, 6) for found in objects]
-    labels = [torch.tensor([label for _, label in found], dtype=torch.int64) for found in objects]
-    return Targets(boxes, labels, torch.zeros(len(objects), *PATCH, dtype=torch.bool))
-
-
-ONE, OTHER = ((1, 2, 2, 5, 8, 8), 0), ((2, 9, 5, 7, 15, 11), 1)
 WHOLE, CORNER = ((-1, -1, -1, 8, 16, 12), 1), ((-1, -1, -1, 1, 1, 1), 0)  # as large, and as far out, as objects get
 MANY = [((i % 6, i % 14, i % 10, i % 6 + 2, i % 14 + 3, i % 10 + 2), i % 2) for i in range(200)]
 BATCHES = {

@@ -2,9 +2,9 @@ import itertools
 
 import pytest
 import torch
+from small_detections import ONE, OTHER, PATCH, images_of, perturbed, targets_of
 
 from detpretrain.detectors.anchors import AnchorGenerator
-from detpretrain.detectors.contract import Targets
 from detpretrain.detectors.criteria import FocalL1, SampledBceGiou
 from detpretrain.detectors.retina_unet import DenseHead, RetinaUNet, check_plan, segmentation_losses, total_stride
 from detpretrain.errors import InputError
@@ -12,7 +12,6 @@ from detpretrain.models import box_ops
 from detpretrain.models.resenc import ResEnc
 
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
-PATCH = (8, 16, 12)
 
 
 def make_detector(criterion=None, channels=1, classes=2, levels=(1, 2), **arguments):
@@ -39,21 +38,6 @@ def test_a_plan_that_does_not_fit_is_an_input_error(change, message):
         check_plan({"plan": "small", "dataset": "phantoms", "anchors": {}, "strides": STRIDES} | change)
 
 
-def images_of(batch, channels=1, seed=0):
-    return torch.randn(batch, channels, *PATCH, generator=torch.Generator().manual_seed(seed))
-
-
-def targets_of(*objects):
-    """Targets of a batch: per image a list of (box in whole voxels, class)."""
-    foreground = torch.zeros(len(objects), *PATCH, dtype=torch.bool)
-    for image, found in enumerate(objects):
-        for (z1, y1, x1, z2, y2, x2), _ in found:
-            foreground[image, z1 + 1 : z2, y1 + 1 : y2, x1 + 1 : x2] = True
-    boxes = [torch.tensor([box for box, _ in found]).float().view(-1, 6) for found in objects]
-    return Targets(boxes, [torch.tensor([c for _, c in found], dtype=torch.int64) for found in objects], foreground)
-
-
-ONE, OTHER = ((1, 2, 2, 5, 8, 8), 0), ((2, 9, 5, 7, 15, 11), 1)
 BATCHES = {"empty": ([], []), "one": ([ONE], []), "several": ([ONE, OTHER], [OTHER])}
 
 
@@ -164,15 +148,6 @@ def test_four_channels():
     gradient = detector.encoder.stem.convs[0].conv.weight.grad
     assert gradient.shape[1] == 4
     assert gradient.abs().sum(dim=(0, 2, 3, 4)).all()
-
-
-def perturbed(detector, seed=1):
-    """Zero-initialised branches and tiny heads say little about the wiring: weights as after some training."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in detector.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return detector
 
 
 def test_a_batch_is_its_images_one_by_one():

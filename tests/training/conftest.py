@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from released_checkpoints import SMALL, architecture_of, backbone, nnssl_content, small_unet
 from torch import nn
 from torch.nn import functional
 
@@ -16,6 +17,7 @@ from detpretrain.datasets.prepare import prepare
 from detpretrain.files import read_json
 from detpretrain.preprocessing.plan import plan_task
 from detpretrain.preprocessing.run import preprocess_task
+from detpretrain.training import adaptation
 from detpretrain.training.loop import Run
 from detpretrain.training.recipe import Recipe
 
@@ -235,3 +237,39 @@ def saved(tmp_path):
         return tmp_path / "c.pth"
 
     return save
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def unet():
+    network = small_unet()
+    assert len(network.state_dict()) == 956
+    return network
+
+
+@pytest.fixture
+def released(unet):
+    """Content of a released checkpoint of the small network: by name it would be ResEnc-L, so it gives its figures."""
+    content = nnssl_content(unet)
+    content["nnssl_adaptation_plan"]["architecture_plans"] = architecture_of(SMALL)
+    content["network_weights"] = dict(content["network_weights"])
+    return content
+
+
+@pytest.fixture
+def load(tmp_path):
+    """``load(content, channels, ...)`` -> (encoder, report)."""
+
+    def run(content, channels=1, made_by=None, **options):
+        torch.save(content, tmp_path / "c.pth")
+        encoder = (made_by or backbone()).encoder(channels).eval()
+        return encoder, adaptation.load_encoder(encoder, tmp_path / "c.pth", channels, **options)
+
+    return run

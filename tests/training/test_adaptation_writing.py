@@ -7,10 +7,19 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from released_checkpoints import (
+    FEATURES,
+    FIRST,
+    METHOD,
+    assert_holds,
+    assert_same_features,
+    backbone,
+    first_weight,
+    numbered,
+)
 from torch import nn
 
 from detpretrain.errors import InputError
-from detpretrain.models.resenc import ResEnc
 from detpretrain.training import adaptation, checkpoints
 
 PLAN = {
@@ -18,54 +27,9 @@ PLAN = {
     "intensity": {"scheme": [{"scheme": "ct"}, {"scheme": "zscore"}, {"scheme": "raw"}], "nonzero_mask": True},
 }  # fmt: skip
 RECORD = {"recipe": "abc", "source": "def"}
-METHOD = {"type": "Pretraining Method", "name": "x", "apa_citations": ["X (2020)."]}
-FEATURES, BLOCKS = (32, 64, 128, 256, 320, 320), (1, 3, 4, 6, 6, 6)
-SMALL = (4, 6, 8, 9, 10, 10)
-STRIDES = [[1] * 3] + [[2] * 3] * 5
-FIRST = ("encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0")
 
 
-def backbone(features=SMALL, blocks=BLOCKS, strides=STRIDES, kernels=None):
-    return ResEnc(list(features), list(blocks), strides[: len(features)], kernels or [[3] * 3] * len(features))
-
-
-def numbered(module):
-    """Every parameter gets values of its own, without a random number."""
-    with torch.no_grad():
-        for number, parameter in enumerate(module.parameters()):
-            values = torch.arange(parameter.numel(), dtype=torch.float32).add_(17 * number).remainder_(509)
-            parameter.copy_(values.div_(509).sub_(0.5).view_as(parameter))
-    return module
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def assert_holds(encoder, network):
-    theirs = network.encoder.state_dict()
-    assert list(theirs) == list(encoder.state_dict())
-    for name, value in encoder.state_dict().items():
-        assert torch.equal(value, theirs[name]), name
-
-
-def image_of(dtype=torch.float32):
-    return torch.randn(1, 1, 64, 32, 32, dtype=dtype, generator=torch.Generator().manual_seed(0))
-
-
-def assert_same_features(encoder, network):
-    """What matters in the end."""
-    with torch.no_grad():
-        for ours, theirs in zip(encoder(image_of()), network.encoder(image_of()), strict=True):
-            assert torch.equal(ours, theirs)
-
-
-def first_weight(encoder):
-    return encoder.stem.convs[0].conv.weight.detach()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from released_checkpoints import refusal
 from torch import nn
 
 from detpretrain.detectors.criteria import FocalL1
 from detpretrain.detectors.retina_unet import RetinaUNet
-from detpretrain.errors import InputError
 from detpretrain.models.plain_conv import PlainConv
 from detpretrain.training import adaptation
 from detpretrain.training.export import export
@@ -21,12 +21,7 @@ PLAN = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def backbone(**changes):
@@ -42,13 +37,6 @@ def detector_of(**changes):
 
 def images():
     return torch.randn(2, 1, 6, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def refusal(function, *arguments, **options):
-    with pytest.raises(InputError) as error:
-        function(*arguments, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def cell_of(path, **changes):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from released_checkpoints import refusal
 
-from detpretrain.errors import InputError
 from detpretrain.models.plain_conv import PlainConv
 from detpretrain.training import adaptation, architecture, checkpoints
 from detpretrain.training.export import export
@@ -14,12 +14,7 @@ FEATURES = [4, 8, 16]
 STRIDES, KERNELS = [[1, 1, 1], [1, 2, 2], [2, 2, 2]], [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def backbone(**changes):
@@ -41,13 +36,6 @@ def assert_same_features(encoder, network, stem="351_0"):
         ours, theirs = encoder.double()(images()), network.double().features(images(), stem)
     assert len(ours) == 3
     torch.testing.assert_close(ours, theirs)
-
-
-def refusal(function, *arguments, **options):
-    with pytest.raises(InputError) as error:
-        function(*arguments, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # --- names ----------------------------------------------------------------------------------------------------------------
