@@ -77,3 +77,27 @@ def test_problems_are_all_named():
         "fold 2: unknown cases x",
     ]
     assert splits.problems([], patients) == ["no folds"]
+
+
+def test_three_parts_are_checked_against_each_other():
+    patients = {"a1": "a", "a2": "a", "b1": "b", "b2": "b", "c": "c", "d": "d"}
+    folds = [
+        {"train": ["a1"], "val": ["b1"], "test": ["c"]},
+        {"train": ["a1"], "val": ["b1"], "test": ["a2"]},
+        {"train": ["a1"], "val": ["b1"], "test": ["b2"]},
+        {"train": ["a1"], "val": ["a2"], "test": ["c"]},
+        {"train": ["a1"], "val": ["b1"], "test": []},
+        {"train": ["a1"], "val": ["b1"], "test": ["c", "c", "x"]},
+    ]
+    assert splits.problems(folds[:1], patients) == []
+    assert splits.problems(folds, patients) == [
+        "fold 1: patient a in both train and test",
+        "fold 2: patient b in both val and test",
+        "fold 3: patient a in both train and val",
+        "fold 4: no case in test",
+        "fold 5: a case is named twice in test",
+        "fold 5: unknown cases x",
+    ]
+    assert splits.problems([folds[0], {"train": ["a1"], "val": ["b1"]}], patients) == [
+        "some folds have a test part and some have none"
+    ]

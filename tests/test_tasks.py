@@ -6,7 +6,7 @@ import pytest
 from detpretrain.errors import InputError
 from detpretrain.geometry import Geometry
 from detpretrain.task_writer import TaskWriter
-from detpretrain.tasks import Annotation, Task, folder_suffix, test_set_of
+from detpretrain.tasks import Annotation, Task, folder_suffix, read_splits, test_set_of
 
 GEOMETRY = Geometry((6, 7, 8), (2.0, 1.0, 1.0))
 
@@ -19,7 +19,8 @@ def _written(root, labels=("a", "b")) -> Task:
         instances[1:3, 2:4, 2:5] = 1
         image = np.full(GEOMETRY.shape, number, np.int16)
         truth = {"instances": instances, "classes": {1: number % 2}} if labels else {}
-        writer.add_case(f"case_{number}_x", [image, image], GEOMETRY, patient="007", test_set=test_set, **truth)
+        patient = "007" if test_set == "cv" else "008"
+        writer.add_case(f"case_{number}_x", [image, image], GEOMETRY, patient=patient, test_set=test_set, **truth)
     if not labels:
         image = np.zeros(GEOMETRY.shape, np.int16)
         writer.add_case("other", [image, image], GEOMETRY)
@@ -118,3 +119,13 @@ def test_malformed_annotations(tmp_path, content):
     (tmp_path / "c.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="not an annotation"):
         Annotation.read(tmp_path / "c.json")
+
+
+def test_folds_have_a_test_part_where_the_file_has_one(tmp_path):
+    path = tmp_path / "splits.json"
+    for fold in ({"train": ["a"], "val": ["b"]}, {"train": ["a"], "val": ["b"], "test": ["c", "d"]}):
+        path.write_text(json.dumps({"folds": [{**fold, "comment": ["x"]}]}))
+        assert read_splits(path) == [fold]
+    path.write_text(json.dumps({"folds": [{"train": ["a"], "test": ["b"]}]}))
+    with pytest.raises(InputError, match=r"splits\.json: not a list of folds"):
+        read_splits(path)

@@ -1,15 +1,20 @@
-"""Which cases train and which validate: always whole patients, seeded, checked."""
+"""Which cases train and which validate: always whole patients, seeded, checked.
+
+A fold has the parts "train" and "val". An official one may have a third, "test": then val only chooses the post-processing,
+and test is what the fold's model is scored on. Without it, val is scored.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.model_selection import KFold
 
 from detpretrain.errors import InputError
 
 Folds = list[dict[str, list[str]]]
+PARTS = ("train", "val", "test")
 HELD_OUT = 0.05  # of a corpus: enough for a validation curve
 
 
@@ -28,6 +33,8 @@ def k_fold(patients: Mapping[str, str], folds: int, seed: int) -> Folds:
         raise ValueError(f"k_fold needs at least 2 folds, not {folds}; see held_out")
     if len(names) < folds:
         raise InputError(f"splits: {folds} folds for {len(names)} patients: set splits.folds to at most {len(names)}")
+    from sklearn.model_selection import KFold  # a second to import, and only `prepare` splits
+
     splitter = KFold(folds, shuffle=True, random_state=seed)
     return [_fold(patients, {names[i] for i in held_out}) for _, held_out in splitter.split(names)]
 
@@ -52,21 +59,32 @@ def problems(folds: Sequence[Mapping[str, Sequence[str]]], patients: Mapping[str
     Official splits need not cover all cases, nor validate each case once.
     """
     found = []
-    for number, fold in enumerate(folds):
-        train, val = fold["train"], fold["val"]
-        for name, part in (("train", train), ("val", val)):
+    for number, given in enumerate(folds):
+        fold = {name: given[name] for name in PARTS if name in given}
+        for name, part in fold.items():
             if not part:
                 found.append(f"fold {number}: no case in {name}")
             if len(set(part)) != len(part):
                 found.append(f"fold {number}: a case is named twice in {name}")
-        unknown = sorted((set(train) | set(val)) - set(patients))
+        unknown = sorted({case for part in fold.values() for case in part} - set(patients))
         if unknown:
             found.append(f"fold {number}: unknown cases {', '.join(unknown[:5])}")
-        leaking = {patients.get(case, case) for case in train} & {patients.get(case, case) for case in val}
-        found += [f"fold {number}: patient {patient} in both train and val" for patient in sorted(leaking)]
+        found += [f"fold {number}: {leak}" for leak in _leaks(fold, patients)]
     if not folds:
         found.append("no folds")
+    if len({"test" in fold for fold in folds}) > 1:
+        found.append("some folds have a test part and some have none")
     return found
+
+
+def _leaks(fold: Mapping[str, Sequence[str]], patients: Mapping[str, str]) -> list[str]:
+    """Patients with cases in two parts of a fold, in words."""
+    parts = {name: {patients.get(case, case) for case in cases} for name, cases in fold.items()}
+    return [
+        f"patient {patient} in both {first} and {second}"
+        for first, second in itertools.combinations(parts, 2)
+        for patient in sorted(parts[first] & parts[second])
+    ]
 
 
 def _fold(patients: Mapping[str, str], held: set[str]) -> dict[str, list[str]]:

@@ -37,7 +37,7 @@ def validate(root: Path | str, workers: int = 1) -> list[Problem]:
     try:
         task = Task.read(root)
     except InputError as error:
-        return [_from_error("", error)]
+        return [from_error("", error)]
     return sorted([*validate_cases(task, workers), *_split_problems(task)])
 
 
@@ -94,7 +94,7 @@ def _image_problems(
     try:
         _, geometry = volumes.read(path)
     except InputError as error:
-        return None, [_from_error(case, error)]
+        return None, [from_error(case, error)]
     return geometry, _geometry_problems(case, path, geometry, reference)
 
 
@@ -121,7 +121,7 @@ def _label_problems(task: Task, case: str, reference: tuple[Path, Geometry] | No
         annotation = Annotation.read(json_path)
         found += _annotation_problems(task, case, json_path, annotation)
     except InputError as error:
-        found.append(_from_error(case, error))
+        found.append(from_error(case, error))
     try:
         array, geometry = volumes.read(label)
         found += _geometry_problems(case, label, geometry, reference)
@@ -131,7 +131,7 @@ def _label_problems(task: Task, case: str, reference: tuple[Path, Geometry] | No
         else:
             ids = np.unique(array[array != 0]).tolist()
     except InputError as error:
-        found.append(_from_error(case, error))
+        found.append(from_error(case, error))
     if annotation is not None and ids is not None:
         found += _id_problems(case, label, json_path, ids, annotation)
     return found
@@ -220,16 +220,16 @@ def _split_problems(task: Task) -> list[Problem]:
         remedy = "keep all cases of a patient on one side, and name cases of imagesTr only"
         return [Problem("", str(path), text, remedy) for text in splits.problems(task.folds(), patients)]
     except InputError as error:
-        return [_from_error("", error)]
+        return [from_error("", error)]
     except KeyError as error:
         return [Problem("", str(task.root / "cases.csv"), f"no column {error}", "prepare the task again")]
 
 
-def _from_error(case: str, error: InputError) -> Problem:
-    """``FILE: what is wrong: what to do`` as a problem."""
+def from_error(case: str, error: InputError, remedy: str = "") -> Problem:
+    """``FILE: what is wrong: what to do`` as a problem; ``remedy``: for a message that names none."""
     file, _, rest = str(error).partition(": ")
-    problem, _, remedy = rest.rpartition(": ")
-    return Problem(case, _shown(Path(file)), problem or rest, remedy if problem else "")
+    problem, _, named = rest.rpartition(": ")
+    return Problem(case, _shown(Path(file)), problem or rest, named if problem else remedy)
 
 
 def _shown(path: Path) -> str:

@@ -157,7 +157,8 @@ class TaskWriter:
         """Writes cases.csv, objects.csv, splits.json and, last, dataset.json.
 
         Raises:
-            InputError: no cases, an excluded case that does not exist, more folds than patients, a leaking split.
+            InputError: no cases, an excluded case that does not exist, more folds than patients, a leaking split, a patient
+                of the folds in a test set.
         """
         task = self.task
         if not self._records:
@@ -166,6 +167,7 @@ class TaskWriter:
         if missing:
             raise InputError(f"{self.dataset}: exclude_cases names {', '.join(missing)}: no such case: correct the id")
         folds = self._folds(task)
+        self._refuse_shared_patients()
         cases, objects = [], []
         for case in sorted(self._records):
             row, lines = self._rows.get(case) or table_rows(task, self._records[case])
@@ -197,6 +199,16 @@ class TaskWriter:
         if record.case in self._records:
             raise InputError(f"{self.dataset}: case {record.case} comes twice: case ids must differ")
         self._records[record.case] = record
+
+    def _refuse_shared_patients(self) -> None:
+        """A model of any fold may be scored on the test sets."""
+        divided = set(self.patients().values())
+        for case, record in sorted(self._records.items()):
+            if record.test_set != CROSS_VALIDATION and record.patient in divided:
+                raise InputError(
+                    f"{self.dataset}: {case} of test set {record.test_set}: patient {record.patient} is in the folds too: "
+                    "leave one of them out with exclude_cases"
+                )
 
     def _folds(self, task: Task) -> splits.Folds:
         patients = self.patients()

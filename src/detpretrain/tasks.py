@@ -9,6 +9,7 @@
     raw_splitted/labelsTr/CASE.json          {"instances": {"1": class, ...}, "boxes"?: {"1": [6]}, "ignored"?: ["3"]}
     raw_splitted/imagesTs[_NAME], labelsTs[_NAME]   test sets "test" and NAME
     cases.csv objects.csv splits.json        written by ``TaskWriter``
+    official/                                files that the publisher's own evaluation needs, as published
 
 A task without ``labels`` is an unlabelled corpus and has no label folders.
 """
@@ -28,6 +29,7 @@ from detpretrain.errors import InputError
 from detpretrain.files import read_json
 
 CROSS_VALIDATION = "cv"
+OFFICIAL = "official"
 DATASET_FILES = ("dataset.yaml", "dataset.yml", "dataset.json")
 IMAGE_NAME = re.compile(r"(?P<case>.+)_(?P<modality>\d{4})\.nii\.gz")
 TEXT_COLUMNS = ("case", "source_id", "patient", "session", "test_set")
@@ -156,7 +158,7 @@ class Task:
         return read_table(self.root / "objects.csv")
 
     def folds(self) -> list[dict[str, list[str]]]:
-        """splits.json: per fold the sorted case ids ``{"train": [...], "val": [...]}``."""
+        """splits.json: per fold the case ids ``{"train": [...], "val": [...]}`` and perhaps ``"test"``, see ``splits``."""
         return read_splits(self.root / "splits.json")
 
     @cached_property
@@ -209,7 +211,10 @@ def read_splits(path: Path) -> list[dict[str, list[str]]]:
     """The folds of a splits.json; ``InputError`` when it has another form."""
     content = read_json(path)
     try:
-        return [{"train": [*map(str, fold["train"])], "val": [*map(str, fold["val"])]} for fold in content["folds"]]
+        return [
+            {part: [*map(str, fold[part])] for part in ("train", "val", *(["test"] if "test" in fold else []))}
+            for fold in content["folds"]
+        ]
     except (KeyError, TypeError):
         raise InputError(f'{path}: not a list of folds: write {{"folds": [{{"train": [..], "val": [..]}}]}}') from None
 

@@ -26,7 +26,7 @@ def written(retina, tmp_path):
         signature="abc",
     )
     path = tmp_path / "model.pth"
-    write_model(path, retina.network, cell, retina.plan, [], {"recipe": "abc"})
+    write_model(path, retina.network, cell, retina.plan, [], {"recipe": "abc"}, ["one", "two"])
     return path
 
 
@@ -36,6 +36,7 @@ def test_a_model_that_was_written_predicts_the_same(retina, written):
     assert model.precision is None
     assert model.plan == retina.plan
     assert model.provenance == {"recipe": "abc"}
+    assert model.trained_on == ("one", "two")
     assert not model.detector.training
     data = np.random.default_rng(0).normal(size=(1, 20, 18, 25)).astype(np.float32)
     before, after = (

@@ -18,13 +18,17 @@ from detpretrain.training.precision import autocast_dtype
 
 @dataclass(frozen=True)
 class Model:
-    """A trained detector with what it needs: ``precision`` is the autocast type, None for float32."""
+    """A trained detector with what it needs.
+
+    ``precision``: the autocast type, None for float32; ``trained_on``: the cases that trained it, where the file tells.
+    """
 
     detector: nn.Module
     plan: dict[str, Any]
     settings: InferenceSettings
     precision: torch.dtype | None
     provenance: dict[str, Any]
+    trained_on: tuple[str, ...] = ()
 
 
 def load(path: Path, device: torch.device, inference: dict[str, Any] | None = None) -> Model:
@@ -42,4 +46,5 @@ def load(path: Path, device: torch.device, inference: dict[str, Any] | None = No
     own = content["detector"].get("inference", {})
     settings = InferenceSettings(**(own if inference is None else inference))
     precision = autocast_dtype(content["precision"], device)
-    return Model(detector.to(device).eval(), content["plan"], settings, precision, content.get("provenance", {}))
+    facts = content.get("provenance", {}), tuple(content.get("trained_on", ()))
+    return Model(detector.to(device).eval(), content["plan"], settings, precision, *facts)

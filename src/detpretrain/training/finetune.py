@@ -17,10 +17,10 @@ from detpretrain.detectors.factory import build_detector
 from detpretrain.evaluation import metrics
 from detpretrain.evaluation.cases import Case
 from detpretrain.files import digest, read_json
+from detpretrain.folds import read_fold
 from detpretrain.loading import batches
 from detpretrain.loading.patches import PatchSample
 from detpretrain.models.factory import build_backbone
-from detpretrain.tasks import read_splits
 from detpretrain.training import adaptation, checkpoints, citations, neck_weights
 from detpretrain.training.lock import CellLock
 from detpretrain.training.logging import write_log
@@ -71,7 +71,7 @@ def finetune(
     recipe = Recipe.from_entry(cell.recipe_name, cell.recipe)
     with CellLock(work):
         device = runtime.prepare(recipe.threads)
-        index, split = read_json(preprocessed / "index.json"), read_splits(splits)[cell.fold]
+        index, split = read_json(preprocessed / "index.json"), read_fold(splits, cell.fold)
         plan = index["plan"]
         torch.manual_seed(seeds.derive(cell.seed, cell.name, "initialisation"))
         detector = build_detector(cell.detector, cell.backbone, plan)
@@ -111,7 +111,7 @@ def finetune(
             threads=recipe.threads,
             seconds=round(time.monotonic() - started, 1),
         )
-        write_model(model_path, detector, cell, plan, seen, record)
+        write_model(model_path, detector, cell, plan, seen, record, split["train"])
         write_log(log_path, rows)
         (work / "last.pth").unlink(missing_ok=True)  # the result is there; a forced rerun starts anew
 
@@ -141,8 +141,12 @@ def write_model(
     plan: Mapping[str, Any],
     patients: Sequence[Mapping[str, Any]],
     record: Mapping[str, Any],
+    trained_on: Sequence[str],
 ) -> None:
-    """``model.pth``: everything that ``inference.model.load`` needs to predict, as plain data, and who has been seen."""
+    """``model.pth``: everything that ``inference.model.load`` needs to predict, as plain data, and who has been seen.
+
+    ``trained_on``: the cases of the training part, which the model must never be scored on.
+    """
     content = {
         "weights": checkpoints.cpu_weights(detector),
         "cell": cell.name,
@@ -151,6 +155,7 @@ def write_model(
         "precision": cell.recipe.get("precision", "bf16"),
         "plan": dict(plan),
         "patients": [dict(corpus) for corpus in patients],
+        "trained_on": list(trained_on),
         "provenance": dict(record),
     }
     checkpoints.save(path, content)

@@ -15,6 +15,7 @@ from detpretrain import leakage, provenance, seeds
 from detpretrain.build import build, locate
 from detpretrain.errors import InputError
 from detpretrain.files import digest, read_json
+from detpretrain.folds import read_fold
 from detpretrain.loading import batches
 from detpretrain.loading.patches import PatchSample
 from detpretrain.models.factory import build_backbone
@@ -128,7 +129,7 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
 def patch_source(corpus: Corpus) -> PatchSource:
     """The first split of a corpus: pre-training has one training and one validation part."""
     return PatchSource(
-        corpus.preprocessed, read_json(corpus.preprocessed / "index.json"), Task.read(corpus.task).folds()[0]
+        corpus.preprocessed, read_json(corpus.preprocessed / "index.json"), read_fold(corpus.task / "splits.json", 0)
     )
 
 

@@ -25,12 +25,12 @@ from torch.nn import functional
 from detpretrain import provenance, seeds
 from detpretrain.errors import InputError
 from detpretrain.files import read_json, write_json
+from detpretrain.folds import read_fold
 from detpretrain.inference.tiling import tile_starts
 from detpretrain.loading.patches import class_table
 from detpretrain.loading.spatial import read_region
 from detpretrain.models.factory import build_backbone, pretrained_part
 from detpretrain.preprocessing.store import PreprocessedCase, read_case
-from detpretrain.tasks import read_splits
 from detpretrain.training import adaptation
 from detpretrain.training.runtime import Runtime
 
@@ -126,7 +126,7 @@ def probe_checkpoint(
         "intensity": lambda repeat: Intensity(),
     }
     with threadpool_limits(threads):
-        result = probe(encoders, preprocessed, plan, read_splits(splits)[0], chosen, seed, device)
+        result = probe(encoders, preprocessed, plan, read_fold(splits, 0), chosen, seed, device)
     record = provenance.record(
         signature,
         ["detpretrain.training.probe", *provenance.class_modules(backbone_entry)],
