@@ -182,6 +182,71 @@ def test_a_single_fold_uses_its_own_validation_part(study):
     assert scores_by_test_set(table, 1)["cv"]["AP@0.10"] == pytest.approx(1.0)
 
 
+def with_test_parts(study):
+    """Three folds that choose on junk of different sizes: fold f's val has junk of side f + 2, its test of every side."""
+    sides = [2.0, 3.0, 4.0]
+    for fold, side in enumerate(sides):
+        choosing = {fold: [(box(25, 8), 0.6), *[(box(2 + 6 * i, side - 0.5), 0.9) for i in range(3)]]}
+        study.add(f"val_{fold}", [box(25, 8)], choosing)
+        scored = [(box(28, 8), 0.6), *[(box(1 + 8 * i, side - 0.5), 0.9) for i, side in enumerate(sides)]]
+        study.add(f"test_{fold}", [box(28, 8)], {fold: scored})
+    split = [{"train": ["x"], "val": [f"val_{f}"], "test": [f"test_{f}"]} for f in range(3)]
+    return [FoldBoxes.of(fold.fold, fold.raw, split) for fold in study.folds()]
+
+
+def test_a_test_part_is_scored_with_what_the_validation_part_of_its_fold_chose(study):
+    folds = with_test_parts(study)
+    table, post = consolidate(folds, study.truth, RUN)
+    assert sorted(table["case"].unique()) == ["test_0", "test_1", "test_2"]
+    assert table[table["kind"] == "case"].set_index("case")["fold"].to_dict() == {f"test_{f}": f for f in range(3)}
+    assert set(table["test_set"]) == {"cv"}
+    assert [post["folds"][str(fold)]["min_size"] for fold in range(3)] == [2.0, 3.0, 4.0]
+    for fold in range(3):
+        assert post["folds"][str(fold)] == asdict(sweep(sweep_cases(study, f"val_{fold}"), 1))
+        # of three false boxes, those below the chosen size are gone
+        assert len(detections(table, f"test_{fold}")) == 3 - fold
+    assert post["test_sets"] == asdict(sweep(sweep_cases(study, "val"), 1))
+
+
+def test_a_single_fold_with_a_test_part(study):
+    fold = with_test_parts(study)[1]
+    table, post = consolidate([fold], study.truth, RUN)
+    assert table["case"].unique().tolist() == ["test_1"]
+    assert post["folds"] == {"1": asdict(sweep(sweep_cases(study, "val_1"), 1))}
+
+
+def test_faithful_sweep_never_sees_a_test_part(study):
+    folds = with_test_parts(study)
+    _, post = consolidate(folds, study.truth, RUN, faithful_sweep=True)
+    assert [post["folds"][str(fold)] for fold in range(3)] == [asdict(sweep(sweep_cases(study, "val"), 1))] * 3
+
+
+def test_a_cell_is_scored_on_its_test_part_and_the_test_sets(study):
+    study.found[0] = {"apart": candidates([(box(10), 0.7)])}
+    study.add("apart", [box(10)], test_set="outside")
+    fold = with_test_parts(study)[0]
+    table = score_cell(fold, study.truth, RUN)
+    assert sorted(table["case"].unique()) == ["apart", "test_0"]
+    assert sorted(table["test_set"].unique()) == ["cv", "outside"]
+
+
+def test_a_test_part_that_was_not_predicted_is_refused(study):
+    with_test_parts(study)
+    split = [{"train": [], "val": ["val_0"], "test": ["test_0", "late"]}]
+    with pytest.raises(InputError, match="fold 0: no boxes of case late of its test part: predict the fold again"):
+        FoldBoxes.of(0, study.folds()[0].raw, split)
+    assert FoldBoxes.of(0, study.folds()[0].raw, [{"train": [], "val": ["val_0"]}]) == study.folds()[0]
+
+
+def test_a_case_in_two_test_parts_is_refused(study):
+    with_test_parts(study)
+    study.found[1]["test_0"] = study.found[0]["test_0"]
+    split = [{"train": [], "val": [f"val_{f}"], "test": ["test_0"]} for f in range(2)]
+    folds = [FoldBoxes.of(fold, one.raw, split) for fold, one in zip((0, 1), study.folds(), strict=False)]
+    with pytest.raises(InputError, match="case test_0 is held out in two folds"):
+        consolidate(folds, study.truth, RUN)
+
+
 @pytest.mark.parametrize(("ignored", "ap", "sensitivity"), [((), 67 / 101, 2 / 3), ((1, 3), 1.0, 1.0)])
 def test_ignored_objects_need_not_be_found_and_may_be(study, ignored, ap, sensitivity):
     """Objects 1 and 2 are found, 3 is not: as ignored ones, neither the hit on 1 nor the miss of 3 counts."""

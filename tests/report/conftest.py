@@ -88,6 +88,7 @@ def study(tmp_path) -> Study:
         run = matches.Run("study", "nodules", "cv", "retina_unet_resenc", init, 0)
         row_files.append(tmp_path / "rows" / "nodules" / "retina_unet_resenc" / init / "seed0" / "matches.parquet")
         matches.write(row_files[-1], matches.build(cases, infos, run))
+        row_files[-1].with_name("metrics.json").write_text(json.dumps({"test_sets": {"cv": {}}}))
         cells = tmp_path / "cells" / "nodules" / "retina_unet_resenc" / init
         logs += [write_log(cells / f"fold{fold}-seed0" / "log.csv") for fold in range(2)]
     compare(row_files, tmp_path / "comparison", {"resamples": 100}, {})

@@ -76,6 +76,38 @@ def test_table_holds_the_comparison_s_numbers(study):
             assert f"{scores.loc[init, 'AP@0.10']:.3f} [" in (output / name).read_text()
 
 
+def test_the_challenge_s_score_is_a_column_of_every_table_for_rows_that_have_it(study):
+    output = run(study)
+    assert "CPM" not in "".join((output / f"main_table.{form}").read_text() for form in ("csv", "md", "tex"))
+    assert "CPM" not in (output / "report.html").read_text()
+    scored = study.row_files[1].with_name("metrics.json")
+    scored.write_text(json.dumps({"test_sets": {"cv": {"luna16": {"cpm": 0.87654, "counts": {}}}}}))
+    output = run(study)
+    table = pd.read_csv(output / "main_table.csv").set_index("init")["CPM"]
+    assert table["mae"] == 0.87654
+    assert table.drop("mae").isna().all()
+    page = Page((output / "report.html").read_text())
+    assert page.cells.count("0.877") == 1
+    assert '<th scope="col">CPM</th>' in (output / "report.html").read_text()
+    assert "CPM: the LUNA16 challenge's score" in (output / "report.html").read_text()
+    for form, cell in (("md", "| 0.877 |"), ("tex", "& 0.877 &")):
+        text = (output / f"main_table.{form}").read_text()
+        assert "CPM" in text
+        assert text.count(cell) == 1
+
+
+def test_rows_without_their_metrics_are_refused(study):
+    path = study.row_files[1].with_name("metrics.json")
+    path.write_text(json.dumps({"test_sets": {"test": {}}}))
+    with pytest.raises(
+        InputError, match=r"mae/seed0/metrics\.json: not the metrics of matches\.parquet: run consolidate"
+    ):
+        run(study)
+    path.unlink()
+    with pytest.raises(InputError, match=r"mae/seed0/metrics\.json: file not found"):
+        run(study)
+
+
 def test_without_logs_there_are_no_learning_curves(study):
     output = run(study, cell_logs=[])
     assert not (output / "learning_nodules.png").exists()

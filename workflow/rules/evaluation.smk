@@ -5,6 +5,7 @@ rule evaluate:
     input:
         raw=f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/raw_boxes.parquet",
         cases="<results>/data/{dataset}/task/cases.csv",
+        splits="<results>/data/{dataset}/task/splits.json",
     output:
         metrics=f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/metrics.json",
         matches=f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/matches.parquet",
@@ -24,13 +25,16 @@ rule evaluate:
     shell:
         'python "$SCRIPTS/evaluate.py" --study {params.study} --dataset {wildcards.dataset} --detector {wildcards.detector} '
         "--init {wildcards.init} --fold {wildcards.fold} --seed {wildcards.seed} --recipe {params.recipe} "
-        "--task {input.cases} --raw-boxes {input.raw} --metrics {output.metrics} --matches {output.matches} > {log} 2>&1"
+        "--task {input.cases} --splits {input.splits} --raw-boxes {input.raw} --metrics {output.metrics} --matches {output.matches} > {log} 2>&1"
 
 
+# Beside its outputs, a row of a data set with the LUNA16 challenge's files holds luna16_submission.csv and
+# luna16_seriesuids.csv. Which data sets have those files is known only once they are prepared, so no rule declares the two.
 rule consolidate:
     input:
         raw=lambda wildcards: row_cells(wildcards, "raw_boxes.parquet"),
         cases="<results>/data/{dataset}/task/cases.csv",
+        splits="<results>/data/{dataset}/task/splits.json",
     output:
         metrics=f"{HERE}/rows/{{dataset}}/{{detector}}/{{init}}/seed{{seed}}/metrics.json",
         matches=f"{HERE}/rows/{{dataset}}/{{detector}}/{{init}}/seed{{seed}}/matches.parquet",
@@ -56,5 +60,5 @@ rule consolidate:
     shell:
         'python "$SCRIPTS/consolidate.py" --study {params.study} --dataset {wildcards.dataset} --detector {wildcards.detector} '
         "--init {wildcards.init} --seed {wildcards.seed} --recipe {params.recipe} --task {input.cases} "
-        "--folds {params.folds} --raw-boxes {input.raw} {params.sweep} --metrics {output.metrics} "
+        "--splits {input.splits} --folds {params.folds} --raw-boxes {input.raw} {params.sweep} --metrics {output.metrics} "
         "--matches {output.matches} --postprocessing {output.postprocessing} > {log} 2>&1"

@@ -6,7 +6,8 @@ from detpretrain import jobs, leaves, provenance
 from detpretrain.errors import exit_on_input_error
 from detpretrain.evaluation import matches, raw_boxes
 from detpretrain.files import write_json
-from detpretrain.inference.scoring import FoldBoxes, Truth, consolidate, scores_by_test_set
+from detpretrain.inference.scoring import FoldBoxes, Truth, consolidate, luna16_score, scores_by_test_set
+from detpretrain.tasks import CROSS_VALIDATION, read_splits
 
 
 def main() -> None:
@@ -20,21 +21,28 @@ def main() -> None:
         "--faithful-sweep", action="store_true", help="nnDetection's sweep on the scored cases themselves"
     )
     parser.add_argument("--task", type=Path, required=True, help="TASK/cases.csv")
+    parser.add_argument("--splits", type=Path, required=True, help="TASK/splits.json")
     for name in ("metrics", "matches", "postprocessing"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     arguments = parser.parse_args()
     jobs.check_recipe("consolidate", leaves.consolidate(arguments.faithful_sweep, arguments.folds), arguments.recipe)
     raw = [raw_boxes.read(path) for path in arguments.raw_boxes]
-    folds = [FoldBoxes(fold, one) for fold, one in zip(arguments.folds, raw, strict=True)]
+    splits = read_splits(arguments.splits)
+    folds = [FoldBoxes.of(fold, one, splits) for fold, one in zip(arguments.folds, raw, strict=True)]
     run = matches.Run(arguments.study, arguments.dataset, "", arguments.detector, arguments.init, arguments.seed)
-    table, post = consolidate(folds, Truth.read(arguments.task.parent), run, arguments.faithful_sweep)
+    task = arguments.task.parent
+    table, post = consolidate(folds, Truth.read(task), run, arguments.faithful_sweep)
+    scores = scores_by_test_set(table, raw[0].classes)
+    challenge = luna16_score(table, task, arguments.metrics.parent)
+    if challenge is not None:
+        scores[CROSS_VALIDATION]["luna16"] = challenge
     write_json(arguments.postprocessing, post)
     matches.write(arguments.matches, table)
     facts = {
         "cells": {str(fold.fold): fold.raw.provenance for fold in folds},
         "consolidate": provenance.record(arguments.recipe, ["detpretrain.inference.scoring"]),
     }
-    write_json(arguments.metrics, {"test_sets": scores_by_test_set(table, raw[0].classes), "provenance": facts})
+    write_json(arguments.metrics, {"test_sets": scores, "provenance": facts})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from detpretrain.errors import exit_on_input_error
 from detpretrain.evaluation import matches, raw_boxes
 from detpretrain.files import write_json
 from detpretrain.inference.scoring import FoldBoxes, Truth, score_cell, scores_by_test_set
+from detpretrain.tasks import read_splits
 
 
 def main() -> None:
@@ -16,6 +17,7 @@ def main() -> None:
     for name in ("fold", "seed"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--task", type=Path, required=True, help="TASK/cases.csv")
+    parser.add_argument("--splits", type=Path, required=True, help="TASK/splits.json")
     parser.add_argument("--raw-boxes", type=Path, required=True)
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--matches", type=Path, required=True)
@@ -23,7 +25,8 @@ def main() -> None:
     jobs.check_recipe("evaluate", {}, arguments.recipe)
     raw = raw_boxes.read(arguments.raw_boxes)
     run = matches.Run(arguments.study, arguments.dataset, "", arguments.detector, arguments.init, arguments.seed)
-    table = score_cell(FoldBoxes(arguments.fold, raw), Truth.read(arguments.task.parent), run)
+    fold = FoldBoxes.of(arguments.fold, raw, read_splits(arguments.splits))
+    table = score_cell(fold, Truth.read(arguments.task.parent), run)
     matches.write(arguments.matches, table)
     facts = provenance.record(arguments.recipe, ["detpretrain.inference.scoring"])
     content = {"test_sets": scores_by_test_set(table, raw.classes), "provenance": {**raw.provenance, "evaluate": facts}}

@@ -1,4 +1,4 @@
-"""Model + preprocessed cases -> raw boxes of the fold's held-out cases and of the test sets."""
+"""Model + preprocessed cases -> raw boxes of the fold's held-out cases (val, and test if it has one) and of the test sets."""
 
 import time
 from pathlib import Path
@@ -7,10 +7,11 @@ from detpretrain import jobs, leaves, provenance, study
 from detpretrain.errors import exit_on_input_error
 from detpretrain.evaluation import raw_boxes
 from detpretrain.files import read_json
+from detpretrain.folds import read_fold
 from detpretrain.inference.model import load
 from detpretrain.inference.predict import predict_case
 from detpretrain.preprocessing.store import read_case
-from detpretrain.tasks import CROSS_VALIDATION, read_splits
+from detpretrain.tasks import CROSS_VALIDATION
 from detpretrain.training.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,8 @@ def main() -> None:
     jobs.check_recipe("predict", defining, arguments.recipe)
     device = Runtime.of(jobs.runtime_settings(arguments, chosen)).prepare(arguments.threads)
     model = load(arguments.model, device, defining["inference"])
-    held_out = set(read_splits(arguments.splits)[arguments.fold]["val"])
+    split = read_fold(arguments.splits, arguments.fold, model.trained_on)
+    held_out = {*split["val"], *split.get("test", ())}
     candidates, properties = {}, {}
     for record in read_json(arguments.index)["cases"]:
         name = record["case"]

@@ -122,10 +122,10 @@ def _inside(centres: NDArray[np.float64], radii: NDArray[np.float64], marks: NDA
 
 def read(annotations: Path | str, excluded: Path | str, seriesuids: Path | str, submission: Path | str) -> list[Scan]:
     """The scans of ``seriesuids`` in that order; files as in ``evaluate``."""
-    series = _series(Path(seriesuids))
-    nodules = _by_series(Path(annotations), "diameter_mm")
-    findings = _by_series(Path(excluded), "diameter_mm")
-    marks = _by_series(Path(submission), "probability")
+    series = series_uids(Path(seriesuids))
+    nodules = by_series(Path(annotations), "diameter_mm")
+    findings = by_series(Path(excluded), "diameter_mm")
+    marks = by_series(Path(submission), "probability")
     if marks and not set(series) & set(marks):
         raise InputError(f"{submission}: no mark in any scan of {seriesuids}: check that the series uids agree")
     return [
@@ -145,7 +145,8 @@ def _radii(diameters: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(diameters < 0, UNKNOWN_DIAMETER, diameters) / 2.0
 
 
-def _series(path: Path) -> list[str]:
+def series_uids(path: Path) -> list[str]:
+    """The scans that count, one a line; a header is no scan. ``InputError`` when there is none, or one twice."""
     series = [row[0].strip() for _, row in _rows(path) if row[0].strip() != "seriesuid"]
     if not series or "" in series:
         raise InputError(f"{path}: a line or the whole file has no series uid: write one a line")
@@ -155,8 +156,12 @@ def _series(path: Path) -> list[str]:
     return series
 
 
-def _by_series(path: Path, value: str) -> defaultdict[str, NDArray[np.float64]]:
-    """series uid -> [N, 4]: x, y, z and the named value, in the order of the file."""
+def by_series(path: Path, value: str) -> defaultdict[str, NDArray[np.float64]]:
+    """series uid -> [N, 4]: x, y, z and the named value, in the order of the file; no line for any other uid.
+
+    Raises:
+        InputError: the file is missing or malformed; the message names the line.
+    """
     rows = _rows(path)
     columns = ("seriesuid", *POSITION, value)
     header = [name.strip() for name in rows[0][1]] if rows else []

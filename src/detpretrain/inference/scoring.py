@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from detpretrain import volumes
 from detpretrain.errors import InputError
-from detpretrain.evaluation import matches
+from detpretrain.evaluation import luna16_submission, matches
 from detpretrain.evaluation.cases import Case
 from detpretrain.evaluation.ensemble import Candidates, PostProcessing, merge
 from detpretrain.evaluation.raw_boxes import RawBoxes
 from detpretrain.evaluation.sweep import SweepCase, cross_fit, faithful, sweep
 from detpretrain.preprocessing.restore import boxes_to_original
-from detpretrain.tasks import CROSS_VALIDATION, Task
+from detpretrain.tasks import CROSS_VALIDATION, OFFICIAL, Task
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,36 @@ class Truth:
 
 @dataclass(frozen=True)
 class FoldBoxes:
-    """Raw boxes of one fold's model."""
+    """Raw boxes of one fold's model; ``test``: the cases of the fold's test part, None where it has none."""
 
     fold: int
     raw: RawBoxes
+    test: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, fold: int, raw: RawBoxes, splits: Sequence[Mapping[str, Sequence[str]]]) -> FoldBoxes:
+        """``splits``: the folds of splits.json.
+
+        Raises:
+            InputError: a case of the fold's test part was not predicted.
+        """
+        if "test" not in splits[fold]:
+            return cls(fold, raw)
+        test = frozenset(splits[fold]["test"])
+        missing = sorted(test - set(raw.candidates))
+        if missing:
+            raise InputError(f"fold {fold}: no boxes of case {missing[0]} of its test part: predict the fold again")
+        return cls(fold, raw, test)
 
     def held_out(self, truth: Truth) -> list[str]:
+        """The cases that the fold is scored on: its test part, else its validation part."""
+        return [case for case in self._unseen(truth) if self.test is None or case in self.test]
+
+    def selecting(self, truth: Truth) -> list[str]:
+        """The cases whose boxes choose post-processing: the fold's validation part."""
+        return [case for case in self._unseen(truth) if self.test is None or case not in self.test]
+
+    def _unseen(self, truth: Truth) -> list[str]:
         return [case for case in self.raw.candidates if truth.test_set(case) == CROSS_VALIDATION]
 
 
@@ -98,23 +123,16 @@ def consolidate(
 
     Held-out cases are pooled, each predicted once by the model that did not see it, with the post-processing that is best on
     the OTHER folds; a single fold (an official split) uses its own validation part, and nnDetection's optimistic sweep over
-    all held-out cases is ``faithful_sweep``. Test sets are predicted by all fold models together, with the post-processing
-    that is best on all held-out cases.
+    all held-out cases is ``faithful_sweep``. Folds with a test part pool their test parts, each with the post-processing that
+    is best on its own validation part (``faithful_sweep``: on all validation parts). Test sets are predicted by all fold models
+    together, with the post-processing that is best on all cases that choose any.
 
     Raises:
         InputError: a case is held out in two folds.
     """
-    classes = folds[0].raw.classes
     held = [(fold, case) for fold in folds for case in fold.held_out(truth)]
     _check_once([case for _, case in held])
-    sweep_cases = [_sweep_case(fold.raw, case) for fold, case in held]
-    over_all = sweep(sweep_cases, classes)
-    if faithful_sweep:
-        chosen = faithful(sweep_cases, [fold.fold for fold, _ in held], classes)
-    elif len(folds) > 1:
-        chosen = cross_fit(sweep_cases, [fold.fold for fold, _ in held], classes)
-    else:
-        chosen = {folds[0].fold: over_all}
+    chosen, over_all = _choose(folds, truth, faithful_sweep)
     scored = [truth.scored(case, *detect([fold.raw], case, chosen[fold.fold])) for fold, case in held]
     infos = {case: truth.info(case, fold.fold) for fold, case in held}
     tables = [_table(scored, infos, run, CROSS_VALIDATION)]
@@ -130,9 +148,50 @@ def consolidate(
     return pd.concat(tables, ignore_index=True), post
 
 
+def _choose(
+    folds: Sequence[FoldBoxes], truth: Truth, faithful_sweep: bool
+) -> tuple[dict[int, PostProcessing], PostProcessing]:
+    """The post-processing of each fold's held-out cases, and that of the test sets."""
+    classes = folds[0].raw.classes
+    choosing = [(fold.fold, _sweep_case(fold.raw, case)) for fold in folds for case in fold.selecting(truth)]
+    numbers, cases = [number for number, _ in choosing], [case for _, case in choosing]
+    over_all = sweep(cases, classes)
+    if faithful_sweep:
+        return faithful(cases, numbers, classes), over_all
+    if len(folds) == 1:
+        return {folds[0].fold: over_all}, over_all
+    if folds[0].test is None:
+        return cross_fit(cases, numbers, classes), over_all
+    return {
+        fold.fold: sweep([case for number, case in choosing if number == fold.fold], classes) for fold in folds
+    }, over_all
+
+
 def scores_by_test_set(table: pd.DataFrame, classes: int) -> dict[str, Any]:
     """``metrics.json``'s numbers: pooled over the cases of each test set (``cv`` = held-out cases of the folds)."""
     return {str(name): matches.metrics(part, classes) for name, part in table.groupby("test_set", sort=True)}
+
+
+def luna16_score(table: pd.DataFrame, task: Path, output: Path) -> dict[str, Any] | None:
+    """The LUNA16 challenge's score of a row's held-out cases; None for a task without the challenge's files.
+
+    Args:
+        table: ``matches`` of the row.
+        task: the task folder; the challenge's files are in ``official/``.
+        output: folder that receives the submission and the list of its scans.
+
+    Raises:
+        InputError: as ``luna16_submission.score``.
+    """
+    official = task / OFFICIAL
+    if not (official / luna16_submission.EXCLUDED).is_file():
+        return None
+    folder = Task.read(task)
+    held_out = table[table["test_set"] == CROSS_VALIDATION]
+    lines = folder.case_table().set_index("case")
+    series = lines["source_id"].to_dict()
+    geometries = {case: volumes.read_geometry(folder.image_paths(case)[0]) for case in held_out["case"].unique()}
+    return luna16_submission.score(held_out, series, geometries, official, output)
 
 
 def _sweep_case(raw: RawBoxes, case: str) -> SweepCase:
@@ -151,11 +210,13 @@ def _sweep_case(raw: RawBoxes, case: str) -> SweepCase:
 
 
 def _by_test_set(folds: Sequence[FoldBoxes], truth: Truth) -> dict[str, list[str]]:
-    """Cases by test set, in order of name; the test sets are the same for every fold."""
+    """Scored cases by test set, in order of name; the test sets are the same for every fold."""
     grouped: dict[str, set[str]] = {}
     for fold in folds:
+        choosing = set() if fold.test is None else set(fold.selecting(truth))
         for case in fold.raw.candidates:
-            grouped.setdefault(truth.test_set(case), set()).add(case)
+            if case not in choosing:
+                grouped.setdefault(truth.test_set(case), set()).add(case)
     return {name: sorted(cases) for name, cases in sorted(grouped.items())}
 
 

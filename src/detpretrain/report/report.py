@@ -12,7 +12,7 @@ import pandas as pd
 from detpretrain.comparison.rows import Row, read_rows
 from detpretrain.errors import InputError
 from detpretrain.evaluation import matches
-from detpretrain.files import atomic_path, write_text
+from detpretrain.files import atomic_path, read_json, write_text
 from detpretrain.report import pretraining_section, tables
 from detpretrain.report.froc_figure import plot_froc
 from detpretrain.report.learning_curves import TrainingLog, plot_learning_curves, read_logs
@@ -67,10 +67,11 @@ def report(
 ) -> None:
     """Writes ``main_table.{csv,md,tex}``, ``{froc,learning,overlays}_DATASET.png``, ``pretraining_*.png`` and ``report.html``.
 
-    ``comparison_dir``: what ``compare`` wrote for ``row_files`` (``matches.parquet`` of every row). ``cell_logs``:
-    ``log.csv`` of every cell. ``tasks``: data set -> its task folder, for the overlays' images. ``settings``: keys of
-    ``ReportSettings``. ``pretrainings``: folders of the study's own pre-trainings (``assessment.json``, ``log.csv``,
-    ``preview.npz``, perhaps ``probe.json``). A data set without logs has no learning curves, one without objects no overlays.
+    ``comparison_dir``: what ``compare`` wrote for ``row_files`` (``matches.parquet`` of every row, with ``metrics.json`` beside
+    it). ``cell_logs``: ``log.csv`` of every cell. ``tasks``: data set -> its task folder, for the overlays' images.
+    ``settings``: keys of ``ReportSettings``. ``pretrainings``: folders of the study's own pre-trainings (``assessment.json``,
+    ``log.csv``, ``preview.npz``, perhaps ``probe.json``). A data set without logs has no learning curves, one without objects
+    no overlays.
 
     Raises:
         InputError: an unknown setting, an unreadable input, rows that the comparison does not hold, a data set without
@@ -85,7 +86,7 @@ def report(
     )
     _check_rows(scores, rows, Path(comparison_dir))
     output = Path(output)
-    table = tables.main_table(scores, differences)
+    table = tables.main_table(scores, differences, _challenge_scores(rows))
     text = tables.readable(table, float(scores["confidence"].iloc[0]))
     note = tables.overlap_note(table)
     with atomic_path(output / "main_table.csv") as temporary:
@@ -122,6 +123,20 @@ def _check_rows(scores: pd.DataFrame, rows: list[Row], folder: Path) -> None:
         raise InputError(
             f"{folder / 'scores.csv'}: {odd} is not in both the comparison and the rows: run compare again"
         )
+
+
+def _challenge_scores(rows: list[Row]) -> dict[matches.Run, float]:
+    """The LUNA16 challenge's score (CPM) of the rows that have one, from the ``metrics.json`` beside their matches."""
+    found = {}
+    for row in rows:
+        path = row.source.with_name("metrics.json")
+        try:
+            scores = read_json(path)["test_sets"][row.key.test_set]
+            if "luna16" in scores:
+                found[row.key] = float(scores["luna16"]["cpm"])
+        except (KeyError, TypeError):
+            raise InputError(f"{path}: not the metrics of {row.source.name}: run consolidate again") from None
+    return found
 
 
 def _dataset_section(

@@ -1,15 +1,21 @@
-"""The main table, put together from the comparison's csv files alone: csv for machines, md, tex and html for readers."""
+"""The main table, put together from the comparison's csv files: csv for machines, md, tex and html for readers.
+
+Only the LUNA16 challenge's score comes from elsewhere, the rows' ``metrics.json``: it needs the positions of the detections.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from detpretrain.comparison.compare import KEY_COLUMNS
 from detpretrain.errors import InputError
+from detpretrain.evaluation import matches
 
 HEADLINE = "AP@0.10"
+CPM = "CPM"
 NOT_DEFINED = "–"
 OVERLAP_MARK = "†"
 _KEPT = ["patients", "objects", HEADLINE, f"{HEADLINE}_low", f"{HEADLINE}_high", "folds"]
@@ -57,15 +63,21 @@ def read_comparison(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return tables[0], tables[1]
 
 
-def main_table(scores: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
+def main_table(
+    scores: pd.DataFrame, differences: pd.DataFrame, cpm: Mapping[matches.Run, float] | None = None
+) -> pd.DataFrame:
     """One line per row and test set, numbers unrounded: scores, spread over folds, difference to the reference in AP@0.10.
 
-    Ordered by data set and test set (``cv`` first), then detector, the reference init first.
+    Ordered by data set and test set (``cv`` first), then detector, the reference init first. ``cpm``: the LUNA16 challenge's
+    score of the rows that have one; it is a column if there are any.
     """
     of_headline = differences[differences["metric"] == HEADLINE].rename(columns=_DIFFERENCE)
     table = scores[[*KEY_COLUMNS, *_KEPT]].merge(
         of_headline[[*KEY_COLUMNS, *_DIFFERENCE.values()]], on=KEY_COLUMNS, how="left", validate="one_to_one"
     )
+    if cpm:
+        keys = table[KEY_COLUMNS].itertuples(index=False, name=None)
+        table[CPM] = pd.Series([cpm.get(matches.Run(*key)) for key in keys], table.index, dtype="float64")
     compared = set(map(tuple, of_headline[KEY_COLUMNS].to_numpy()))
     order = table.assign(
         not_cv=table["test_set"] != "cv",
@@ -94,6 +106,7 @@ def readable(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
         "folds: mean ± sd": _mean_and_sd(table),
         "mAP@0.10:0.50": table["mAP@0.10:0.50"].map(_number),
         "FROC@0.10": table["FROC@0.10"].map(_number),
+        CPM: table[CPM].map(_number) if CPM in table else None,
         "patients": table["patients"].map(str),
         "objects": table["objects"].map(str),
     }
