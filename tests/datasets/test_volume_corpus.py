@@ -3,7 +3,6 @@ import pytest
 from detpretrain.datasets.prepare import prepare
 from detpretrain.datasets.volume_corpus import VolumeCorpus
 from detpretrain.errors import InputError
-from detpretrain.task_writer import TaskWriter
 from detpretrain.tasks import Task
 
 ENTRY = {"class": "detpretrain.datasets.volume_corpus.VolumeCorpus"}
@@ -26,18 +25,41 @@ def test_every_matching_volume_is_one_case(mini_raw, tmp_path):
 
 
 def test_patient_pattern(mini_raw, tmp_path):
-    writer = TaskWriter(tmp_path, "corpus")
-    VolumeCorpus(patterns=["ms_lesions/*/*.nii.gz"], patient=r"([^/]+)/[^/]+$").write(mini_raw, writer)
-    assert set(writer.patients().values()) == {"patient07", "patient19"}
-    with pytest.raises(InputError, match="names no patient"):
-        VolumeCorpus(patterns=["ct/*"], patient="sub-([0-9]+)").write(mini_raw, TaskWriter(tmp_path, "other"))
+    entry = {**ENTRY, "raw": str(mini_raw), "patterns": ["ms_lesions/*/*.nii.gz"]}
+    prepare("corpus", {**entry, "patient": r"([^/]+)/[^/]+$"}, tmp_path / "task")
+    assert set(Task.read(tmp_path / "task").case_table()["patient"]) == {"patient07", "patient19"}
+    with pytest.raises(
+        InputError, match=r"ms_lesions/patient07/FLAIR\.nii\.gz: names no patient by .*: correct patient:"
+    ):
+        prepare("corpus", {**entry, "patient": "sub-([0-9]+)"}, tmp_path / "other")
 
 
 def test_nothing_matches(mini_raw, tmp_path):
-    with pytest.raises(InputError, match="no file matches"):
-        VolumeCorpus(patterns=["brats/*/T2.nii.gz"]).write(mini_raw, TaskWriter(tmp_path, "c"))
+    with pytest.raises(InputError, match=r"T2\.nii\.gz: no file matches: correct patterns:"):
+        prepare("corpus", {**ENTRY, "raw": str(mini_raw), "patterns": ["brats/*/T2.nii.gz"]}, tmp_path / "task")
     with pytest.raises(InputError, match="patterns: empty"):
         VolumeCorpus(patterns=[])
+
+
+@pytest.mark.parametrize("choice", [{}, {"check_voxels": False}])
+def test_voxels_are_checked_unless_only_headers_are_wanted(mini_raw, tmp_path, choice):
+    path = mini_raw / "brats" / "pat0001.1" / "T1c.nii.gz"
+    path.write_bytes(path.read_bytes()[:-30])
+    entry = {**ENTRY, "raw": str(mini_raw), "patterns": ["brats/*/T1c.nii.gz"], **choice}
+    if choice:
+        prepare("corpus", entry, tmp_path / "task")
+        assert len(Task.read(tmp_path / "task").cases()) == 3
+    else:
+        with pytest.raises(InputError, match=r"pat0001\.1/T1c\.nii\.gz: truncated"):
+            prepare("corpus", entry, tmp_path / "task")
+
+
+def test_a_random_subset_of_patients(mini_raw, tmp_path):
+    entry = {**ENTRY, "raw": str(mini_raw), "patterns": PATTERNS, "max_cases": 6, "seed": 4}
+    prepare("corpus", entry, tmp_path / "task")
+    table = Task.read(tmp_path / "task").case_table()
+    assert 2 <= len(table) <= 6
+    assert table.groupby("patient").size().to_dict().get("ms_lesions_patient07", 4) == 4
 
 
 def test_real_volumes(real_data, tmp_path):

@@ -29,6 +29,8 @@ def test_a_scheme_holds_the_numbers_it_needs():
 def test_ct_without_foreground_is_refused():
     with pytest.raises(InputError, match="plan p: intensity ct needs labelled voxels"):
         channel_scheme("ct", None, "plan p")
+    given = {"scheme": "ct", "clip": [0, 1], "mean": 0.5, "sd": 2}
+    assert channel_scheme(given, None, "plan p") == given
 
 
 @pytest.mark.parametrize(

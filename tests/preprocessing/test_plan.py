@@ -105,6 +105,22 @@ def test_a_corpus_has_no_anchors_and_is_zscored():
     assert result["classes"] == 0
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_ct_scheme_may_bring_its_numbers(labelled):
+    """Of a corpus, which has no labelled voxels to take them from; where there are any, the given ones win."""
+    given = {"scheme": "ct", "clip": [-1000, 1000], "mean": -300, "sd": 450.5}
+    result = plan({"intensity": given}) if labelled else plan({"intensity": given}, labels=(), boxes=False)
+    assert result["intensity"]["scheme"] == [given]
+    assert "percentile" not in result["reasons"]["intensity"]
+
+
+def test_given_numbers_stand_beside_schemes_that_take_theirs_from_the_data():
+    given = {"scheme": "ct2", "clip": [-100, 100]}
+    schemes = plan({"intensity": ["ct", given]}, modalities=("CT", "CT"))["intensity"]["scheme"]
+    assert set(schemes[0]) == {"scheme", "clip", "mean", "sd"}
+    assert schemes[1] == given
+
+
 def test_labels_without_any_object_are_refused():
     with pytest.raises(InputError, match="no case has an object"):
         plan({"intensity": "zscore"}, boxes=False)

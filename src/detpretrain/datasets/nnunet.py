@@ -51,7 +51,7 @@ class NnUNetDataset:
         raw = required(raw)
         path = raw / "dataset.json"
         content = read_json(path)
-        channels, ending = _channels(path, content), str(content.get("file_ending", ".nii.gz"))
+        channels, ending = read_channels(path, content), str(content.get("file_ending", ".nii.gz"))
         labels = read_labels(path, content)
         number = {value: index for index, value in enumerate(labels.values)}
         writer.describe(
@@ -117,7 +117,8 @@ def read_labels(path: Path, content: dict[str, Any]) -> Labels:
     return Labels(values, [single.get(v, f"value {v}") for v in values], {} if plain else classes, ignore)
 
 
-def _channels(path: Path, content: dict[str, Any]) -> list[str]:
+def read_channels(path: Path, content: dict[str, Any]) -> list[str]:
+    """Names of the channels in a dataset.json, either version; ``InputError`` when it has none."""
     named = content.get("channel_names") or content.get("modality")
     try:
         return [str(named[key]) for key in sorted(named, key=int)]

@@ -14,13 +14,15 @@ from detpretrain import build
 from detpretrain.datasets.conversion import LOG, convert_dataset, resumable
 from detpretrain.datasets.raw_dataset import RawDataset
 from detpretrain.datasets.raw_layout import required
+from detpretrain.datasets.sources import with_class
 from detpretrain.errors import InputError
 from detpretrain.task_validation import print_problems, validate_cases
 from detpretrain.task_writer import TaskWriter
+from detpretrain.tasks import OFFICIAL
 
 RESERVED = ("raw", "splits", "exclude_cases", "identities", "allow_partial")
 TASK_FILES = {"dataset.json", "cases.csv", "objects.csv", "splits.json", LOG, ".snakemake_timestamp"}
-TASK_ENTRIES = {"raw_splitted", *TASK_FILES}
+TASK_ENTRIES = {"raw_splitted", OFFICIAL, *TASK_FILES}
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -41,7 +43,7 @@ def prepare(dataset: str, entry: Mapping[str, Any], output: Path | str, workers:
     is there and valid. A ``RawDataset``'s temporary folder is kept when the preparation fails, for the next attempt.
     Reserved keys of the entry: ``raw`` (folder, may hold ``${VARIABLE}``), ``splits`` (``folds``, ``seed``),
     ``exclude_cases`` (case -> reason), ``identities`` (see ``leakage``), ``allow_partial`` (other numbers of cases than
-    published are accepted); ``class`` and the rest are for the class.
+    published are accepted); ``class``, or ``from`` (see ``sources``), and the rest are for the class.
 
     Args:
         dataset: its id, for messages and dataset.json.
@@ -54,7 +56,8 @@ def prepare(dataset: str, entry: Mapping[str, Any], output: Path | str, workers:
     output = Path(output)
     _check_replaceable(output)
     raw = raw_folder(dataset, entry.get("raw"))
-    source = build.build({key: value for key, value in entry.items() if key not in RESERVED})
+    own = {key: value for key, value in entry.items() if key not in RESERVED}
+    source = build.build(with_class(dataset, own))
     if isinstance(source, RawDataset):
         _prepare_download(dataset, entry, source, required(raw), output, workers)
     else:

@@ -45,6 +45,7 @@ class RawCase:
         patient: decides which cases stay together in the splits.
         source_id: the case's name in the download.
         files: whatever ``convert`` needs to know: paths, lines of a sheet.
+        columns: more columns of the case's line in cases.csv.
     """
 
     case: str
@@ -53,6 +54,7 @@ class RawCase:
     files: Any
     session: str = ""
     test_set: str = CROSS_VALIDATION
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,29 +66,47 @@ class Layout:
         problems: everything that is missing or contradictory, found from names, headers and sheets alone. A problem that names
             a case in ``case`` goes away when the configuration excludes the case; any other one stops the preparation.
         folds: the official split, over case ids; None = seeded folds over patients.
+        found: cases of the download per test set, where the arguments choose only some of them as ``cases``.
+        missing: names of files that the download's own sheets list and it lacks; like other counts than published, they stop
+            the preparation unless a partial download is accepted.
+        official: files of the publisher that the evaluation needs, name -> path; copied to ``official/`` of the task folder.
     """
 
     cases: Sequence[RawCase]
     problems: Sequence[Problem] = ()
     folds: splits.Folds | None = None
+    found: Mapping[str, int] | None = None
+    missing: Sequence[str] = ()
+    official: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Converted:
-    """One converted case, see ``task_writer.CaseContent``; ``notes``: what was repaired or dropped, for the log."""
+    """One converted case; arguments as of ``case_files.write_case``.
+
+    A case of an unlabelled corpus has images only, and a geometry if they are arrays.
+
+    Attributes:
+        notes: what was repaired or dropped, for the log.
+        check_voxels: False = only the headers of the images are read; for corpora so large that reading them all once more,
+            before preprocessing does, would take days. Labelled cases are always checked.
+    """
 
     images: Sequence[np.ndarray | Path]
-    geometry: Geometry
-    instances: np.ndarray | Path
-    classes: Mapping[int, int]
+    geometry: Geometry | None = None
+    instances: np.ndarray | Path | None = None
+    classes: Mapping[int, int] | None = None
     boxes: Mapping[int, Sequence[float]] | None = None
     ignored: Iterable[int] = ()
     notes: Sequence[str] = field(default_factory=tuple)
+    check_voxels: bool = True
 
 
 @runtime_checkable
 class RawDataset(Protocol):
-    """``labels`` (class names) and ``modalities`` (one per channel) may depend on the constructor's arguments."""
+    """``labels`` (class names, none for a corpus) and ``modalities`` (one per channel) may depend on the constructor's
+    arguments.
+    """
 
     labels: Sequence[str]
     modalities: Sequence[str]

@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from detpretrain.datasets.raw_layout import path_safe, required
+from detpretrain.datasets.corpus import Choice, CorpusImage, corpus_layout
+from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_layout import path_safe
 from detpretrain.errors import InputError
-from detpretrain.task_writer import TaskWriter
+from detpretrain.task_validation import Problem
 
 
 class VolumeCorpus:
@@ -22,37 +24,52 @@ class VolumeCorpus:
         modality: name of the channel; "CT" only when all volumes are CT, because it selects CT normalisation.
         patient: regular expression with one group, searched in the path relative to the raw folder; default the folder,
             and the file itself for files whose folder is matched by no wildcard.
+        max_cases: a random subset of patients with at most this many images, drawn with ``seed``.
+        check_voxels: read every volume before the task is used; False = only the headers, for a very large corpus.
     """
 
-    def __init__(self, *, patterns: Sequence[str], modality: str = "MR", patient: str | None = None) -> None:
+    labels = ()
+    published = Published({}, licence="", citation="", download="")
+
+    def __init__(
+        self,
+        *,
+        patterns: Sequence[str],
+        modality: str = "MR",
+        patient: str | None = None,
+        max_cases: int | None = None,
+        seed: int = 0,
+        check_voxels: bool = True,
+    ) -> None:
         if not patterns:
             raise InputError("patterns: empty: name at least one glob such as '**/*.nii.gz'")
         self.patterns = list(patterns)
-        self.modality = modality
+        self.modalities = (modality,)
         self.patient = re.compile(patient) if patient else None
+        self.choice, self.check_voxels = Choice(max_cases, seed), check_voxels
 
-    def write(self, raw: Path | None, writer: TaskWriter) -> None:
-        raw = required(raw)
-        writer.describe(labels=[], modalities=[self.modality])
+    def layout(self, raw: Path) -> Layout:
         patients: dict[Path, str] = {}
+        problems = []
         for pattern in self.patterns:
             found = sorted(path for path in raw.glob(pattern) if path.is_file())
             if not found:
-                raise InputError(f"{raw / pattern}: no file matches: correct patterns: or complete the raw data")
+                remedy = "correct patterns: or complete the raw data"
+                problems.append(Problem("", str(raw / pattern), "no file matches", remedy))
             for path in found:
-                patients.setdefault(path, self._patient(path.relative_to(raw), pattern))
-        for path, patient in sorted(patients.items()):
-            source = path.relative_to(raw)
-            case = path_safe(
-                source.as_posix().removesuffix(".gz").removesuffix(source.with_suffix("").suffix or ".nii")
-            )
-            writer.add_case(case, [path], patient=patient, source_id=source.as_posix())
+                patients.setdefault(path, self._patient(path.relative_to(raw), pattern, problems))
+        images = [CorpusImage(path, path.relative_to(raw).as_posix(), name) for path, name in sorted(patients.items())]
+        return corpus_layout(images, self.choice, problems)
 
-    def _patient(self, source: Path, pattern: str) -> str:
+    def convert(self, case: RawCase) -> Converted:
+        return Converted([case.files], check_voxels=self.check_voxels)
+
+    def _patient(self, source: Path, pattern: str, problems: list[Problem]) -> str:
         if self.patient:
             match = self.patient.search(source.as_posix())
             if not match:
-                raise InputError(f"{source}: names no patient by {self.patient.pattern!r}: correct patient:")
-            return match[1]
+                problem = f"names no patient by {self.patient.pattern!r}"
+                problems.append(Problem("", source.as_posix(), problem, "correct patient:"))
+            return match[1] if match else ""
         folder = pattern.rpartition("/")[0]
         return path_safe(source.parent.as_posix() if "*" in folder else source.name.split(".")[0])

@@ -24,16 +24,23 @@ def derived_schemes(modalities: Sequence[str], foreground: Sequence[Mapping[str,
     return [BY_MODALITY.get(modality, "zscore") for modality in modalities]
 
 
-def channel_scheme(scheme: str, statistics: Mapping[str, float] | None, where: str) -> dict[str, Any]:
-    """The plan's entry of one channel: the scheme with the numbers it needs.
+def channel_scheme(
+    scheme: str | Mapping[str, Any], statistics: Mapping[str, float] | None, where: str
+) -> dict[str, Any]:
+    """The plan's entry of one channel: the scheme with the numbers it needs; one that brings its numbers stays as it is.
 
     Raises:
         InputError: a scheme that clips to the foreground's range, and no foreground.
     """
+    if isinstance(scheme, Mapping):
+        return dict(scheme)
     if scheme not in NEEDS_FOREGROUND:
         return {"scheme": scheme}
     if statistics is None:
-        raise InputError(f"{where}: intensity {scheme} needs labelled voxels and the task has none: use zscore or raw")
+        raise InputError(
+            f"{where}: intensity {scheme} needs labelled voxels and the task has none: use zscore or raw, or give its numbers "
+            "in the plan: {scheme: ct, clip: [low, high], mean: m, sd: s}"
+        )
     clip = [statistics["percentile_00_5"], statistics["percentile_99_5"]]
     if scheme == "ct2":
         return {"scheme": scheme, "clip": clip}

@@ -126,7 +126,7 @@ def _intensity(fingerprint: Fingerprint, spec: PlanSpec, where: str, reasons: di
         if foreground is None:
             reasons["intensity"] += "; no labelled voxels, so every image by its own mean and sd"
     else:
-        names = [spec.intensity] * len(modalities) if isinstance(spec.intensity, str) else spec.intensity
+        names = spec.intensity if isinstance(spec.intensity, list) else [spec.intensity] * len(modalities)
         reasons["intensity"] = "given by the plan"
     if len(names) != len(modalities):
         raise InputError(

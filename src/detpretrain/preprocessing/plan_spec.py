@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from detpretrain.errors import InputError
 from detpretrain.preprocessing.normalise import SCHEMES
 
 DERIVED, NONE = "derived", "none"
+Scheme = str | dict[str, Any]
 AXES = ("z", "y", "x")
 
 
@@ -23,7 +25,7 @@ class PlanSpec:
 
     Attributes:
         spacing: target spacing in mm, (z, y, x) of the original axes.
-        intensity: scheme of every channel, or one for all.
+        intensity: scheme of every channel, or one for all; a CT scheme may bring its numbers ({scheme: ct, clip, mean, sd}).
         nonzero_mask: whether z-scores look at the non-zero region only.
         patch: voxels, in the plan's axis order (coarsest axis first).
         strides: per stage and axis, in the plan's axis order; stages need not have stride 1 first.
@@ -36,7 +38,7 @@ class PlanSpec:
     """
 
     spacing: list[float] | None = None
-    intensity: list[str] | str | None = None
+    intensity: list[Scheme] | Scheme | None = None
     nonzero_mask: bool | None = None
     patch: list[int] | None = None
     strides: list[list[int]] | None = None
@@ -150,11 +152,27 @@ def _levels(value: Any) -> list[int]:
     return levels
 
 
-def _schemes(value: Any) -> list[str] | str:
+def _schemes(value: Any) -> list[Scheme] | Scheme:
     for scheme in value if isinstance(value, list) else [value]:
-        if scheme not in SCHEMES:
+        if isinstance(scheme, Mapping):
+            _check_numbers(scheme)
+        elif scheme not in SCHEMES:
             raise ValueError(f"write {', '.join(SCHEMES)}, or a list with one of them per channel")
     return value
+
+
+def _check_numbers(scheme: Mapping[str, Any]) -> None:
+    """A CT scheme with its numbers, for a corpus without labels to take them from."""
+    wanted = {"ct": {"scheme", "clip", "mean", "sd"}, "ct2": {"scheme", "clip"}}.get(scheme.get("scheme"))
+    form = "write {scheme: ct, clip: [low, high], mean: m, sd: s} or {scheme: ct2, clip: [low, high]}"
+    if wanted is None or set(scheme) != wanted:
+        raise ValueError(form)
+    clip = scheme["clip"]
+    numbers = [*clip, scheme.get("mean", 0), scheme.get("sd", 1)] if isinstance(clip, list) else []
+    if len(numbers) != 4 or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+        raise ValueError(form)
+    if not clip[0] < clip[1] or scheme.get("sd", 1) <= 0:
+        raise ValueError("clip must rise, and sd be above 0")
 
 
 def _anchors(value: Any) -> dict[str, list[int]]:
