@@ -19,5 +19,5 @@ include: "workflow/rules/comparison.smk"
 rule all:
     default_target: True
     input:
-        f"{STUDY.folder}/report/report.html",
+        targets(),
     localrule: True

@@ -102,6 +102,13 @@ def test_runtime_and_folders_change_nothing():
     assert changed(config=CONFIG | elsewhere) == set()
 
 
+def test_where_a_download_lies_changes_nothing_but_a_partial_one_is_another_task():
+    assert changed(config=CONFIG | {"raw": {"smoke_nodules": "/moved"}}) == set()
+    moved = edited(KINDS, ("datasets", "smoke_nodules", "raw"), "/moved")
+    assert changed(entries=moved) == set()
+    assert changed(config=CONFIG | {"allow_partial": ["smoke_nodules"]}) == {"prepare smoke_nodules"}
+
+
 def test_comparison_and_study_s_rows_change_compare_only():
     assert changed(config=CONFIG | {"comparison": {"resamples": 7}}) == {"compare"}
     rows = [*CONFIG["rows"], {"detector": "retina_unet_resenc_v001", "init": "mae"}]

@@ -135,6 +135,20 @@ def test_accepted_overlaps_name_what_exists():
     assert "did you mean 'smoke_nodules'" in refused(SMOKE | {"accept_overlap": {"mae": ["smoke_nodule"]}})
 
 
+def test_a_study_may_say_where_a_download_lies_and_that_it_is_partial():
+    found = assembled(raw={"smoke_organs": "/elsewhere"}, allow_partial=["smoke_nodules"])
+    assert found.entry("datasets", "smoke_organs")["raw"] == "/elsewhere"
+    assert "allow_partial" not in found.entry("datasets", "smoke_organs")
+    assert found.entry("datasets", "smoke_nodules")["allow_partial"] is True
+    assert "raw" not in found.entry("datasets", "smoke_nodules")
+    assert "raw: no data set 'smoke_organ': did you mean 'smoke_organs'?" in refused(
+        SMOKE | {"raw": {"smoke_organ": "/"}}
+    )
+    assert "allow_partial: no data set 'x': known are" in refused(SMOKE | {"allow_partial": ["x"]})
+    assert "raw.smoke_organs: '' should be non-empty" in refused(SMOKE | {"raw": {"smoke_organs": ""}})
+    assert "allow_partial: 'smoke_organs' is not of type 'array'" in refused(SMOKE | {"allow_partial": "smoke_organs"})
+
+
 def test_a_study_may_give_a_detector_or_a_method_another_recipe():
     found = assembled(recipes={"retina_unet_resenc": "retina_smoke_two_phase", "mae": "voco_smoke"})
     assert found.entry("detectors", "retina_unet_resenc")["recipe"] == "retina_smoke_two_phase"

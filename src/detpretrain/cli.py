@@ -151,6 +151,35 @@ def task_validate(
     print(f"no problems: {sum(len(found.cases(test_set)) for test_set in found.test_sets)} cases")
 
 
+@task.command("nnssl")
+def task_nnssl(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A task folder; labels, where it has any, are left out.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="nnssl's listing.")] = Path(
+        "pretrain_data.json"
+    ),
+) -> None:
+    """Lists the volumes of a task folder in nnssl's format (pretrain_data.json)."""
+    from detpretrain.datasets.nnssl_listing import write_listing
+    from detpretrain.tasks import Task
+
+    write_listing(Task.read(folder), output)
+    print(output)
+
+
+@task.command("nnunet")
+def task_nnunet(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds DatasetXXX_NAME folders (nnUNet_raw).")],
+) -> None:
+    """Prints an entry for config/datasets.yaml per nnU-Net data set, for supervised pre-training."""
+    import yaml
+
+    from detpretrain.datasets.nnunet_folder import entries
+
+    print(yaml.safe_dump(entries(folder), sort_keys=False), end="")
+
+
 @app.command()
 def status(
     config: Annotated[
@@ -164,6 +193,45 @@ def status(
     from detpretrain.status_table import print_status
 
     print_status(study.load(config, Path.cwd()), Console())
+
+
+@app.command()
+def doctor(
+    configfile: Annotated[
+        list[Path],
+        typer.Option(
+            "--configfile", "--config", help="Study file; again for one that overrides it.", show_default=True
+        ),
+    ] = [Path("config/demo.yaml")],  # noqa: B006 (typer copies it)
+    only: Annotated[str | None, typer.Option(help="A part of the study, as in snakemake --config only=...")] = None,
+    profile: Annotated[Path | None, typer.Option(help="The profile folder that Snakemake will be given.")] = None,
+    online: Annotated[bool, typer.Option("--online", help="Ask the Hub for the checkpoints to be fetched.")] = False,
+    steps_per_second: Annotated[
+        float | None, typer.Option(min=1e-6, help="Of fine-tunings, where no finished cell tells.")
+    ] = None,
+    pretraining_steps_per_second: Annotated[
+        float | None, typer.Option(min=1e-6, help="Of pre-trainings, which no finished one tells.")
+    ] = None,
+) -> None:
+    """What a study needs and what of it is there: software, machine, data, room, hours; status 1 when something blocks it."""
+    from rich.console import Console
+
+    from detpretrain import selector
+    from detpretrain.doctor.examination import examine, print_topics
+
+    root = Path.cwd()
+    chosen = selector.load(configfile, root, only)
+    topics = examine(
+        chosen,
+        root,
+        profile=profile,
+        online=online,
+        steps_per_second=steps_per_second,
+        pretraining_steps_per_second=pretraining_steps_per_second,
+    )
+    print_topics(chosen, topics, Console())
+    if any(topic.blocked for topic in topics):
+        raise typer.Exit(1)
 
 
 @checkpoint.command("inspect")

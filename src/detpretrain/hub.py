@@ -85,6 +85,15 @@ def fetch(reference: str, target: Path, endpoint: str | None = None) -> None:
         raise InputError(f"{target}: cannot be written ({error.strerror}): choose another folder") from None
 
 
+def check(reference: str, endpoint: str | None = None) -> None:
+    """Asks the Hub whether a reference can be fetched, without downloading it; ``InputError`` as of ``fetch``."""
+    file = parse(reference)
+    with _one_line_errors(file):
+        _commit(file, endpoint)
+        if file.path is None:
+            _only_checkpoint(file, endpoint)
+
+
 def _commit(file: HubFile, endpoint: str | None) -> str:
     from huggingface_hub import HfApi
 

@@ -64,11 +64,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """``config``: the merged study file with defaults; ``entries``: by kind and name; ``plans``: plan specs by name."""
+    """``config``: the merged study file with defaults; ``entries``: by kind and name; ``plans``: plan specs by name.
+
+    ``kept``: the cells that a selection leaves (``selector``); None = all.
+    """
 
     config: Mapping[str, Any]
     entries: Mapping[str, Mapping[str, Any]]
     plans: Mapping[str, Any]
+    kept: frozenset[Cell] | None = None
 
     @property
     def name(self) -> str:
@@ -145,22 +149,25 @@ class Study:
 
     @cached_property
     def rows(self) -> list[Row]:
-        return sorted(
-            {
-                Row(dataset, row["detector"], row["init"], seed)
-                for row in self.config["rows"]
-                for dataset in row.get("datasets", self.config["datasets"])
-                for seed in self.config["seeds"]
-            }
-        )
+        """All rows, or those of which a selection leaves a cell."""
+        rows = {
+            Row(dataset, row["detector"], row["init"], seed)
+            for row in self.config["rows"]
+            for dataset in row.get("datasets", self.config["datasets"])
+            for seed in self.config["seeds"]
+        }
+        if self.kept is not None:
+            rows &= {Row(cell.dataset, cell.detector, cell.init, cell.seed) for cell in self.kept}
+        return sorted(rows)
 
     @cached_property
     def cells(self) -> list[Cell]:
-        return [
+        cells = [
             Cell(row.dataset, row.detector, row.init, fold, row.seed)
             for row in self.rows
             for fold in self.folds(row.dataset)
         ]
+        return cells if self.kept is None else [cell for cell in cells if cell in self.kept]
 
     @cached_property
     def inits(self) -> list[str]:
@@ -255,6 +262,11 @@ def _check_references(study: Study) -> None:
         study.entry("recipes", recipe)
     if "probe" in study.config:
         study.entry("datasets", study.config["probe"]["dataset"])
+    for key in ("raw", "allow_partial"):
+        for dataset in study.config.get(key, ()):
+            if dataset not in study.entries["datasets"]:
+                hint = nearest(dataset, study.entries["datasets"])
+                raise InputError(f"study {study.name}: {key}: no data set {dataset!r}{hint}")
 
 
 def _check_init(study: Study, init: str, entry: Mapping[str, Any]) -> None:

@@ -13,6 +13,8 @@ from torch import nn
 from detpretrain import study
 from detpretrain.build import build, locate
 from detpretrain.datasets import prepare
+from detpretrain.datasets.raw_dataset import RawDataset
+from detpretrain.datasets.sources import with_class
 from detpretrain.files import read_yaml
 from detpretrain.models.factory import build_backbone, pretrained_part
 from detpretrain.preprocessing.plan import KEYS
@@ -266,7 +268,8 @@ def test_plans_plan(name, classes, synthetic_plan):
 @pytest.mark.parametrize("name", ENTRIES["datasets"])
 def test_data_set_entries_build(name):
     arguments = {key: value for key, value in ENTRIES["datasets"][name].items() if key not in prepare.RESERVED}
-    assert callable(build(arguments).write)
+    made = build(with_class(name, arguments))
+    assert isinstance(made, RawDataset) or callable(made.write)
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -2,10 +2,16 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
 import pandas as pd
+import pytest
+
+from detpretrain import leaves, study
 
 STATES = """
 import json, sys
@@ -138,3 +144,93 @@ def test_more_seeds_add_cells_and_rerun_none(finished, tmp_path, count):
     assert {job.wildcards["seed"] for job in jobs if "seed" in job.wildcards} == {"1"}
     assert count(jobs)["finetune"] == 6
     assert not count(jobs)["pretrain"]
+
+
+def test_a_part_is_reported_in_a_folder_of_its_own(finished, count):
+    repository, results, study = finished
+    part = ("--config", "only=rows=mae")
+    whole = {path: path.stat().st_mtime_ns for path in (results / "smoke" / "report").iterdir()}
+    assert count(repository.planned(*study, *part)) == {"compare": 1, "report": 1}
+    repository.snakemake("-c1", *study, *part)
+    assert {path: path.stat().st_mtime_ns for path in (results / "smoke" / "report").iterdir()} == whole
+    folder = results / "smoke" / "only" / "rows=mae"
+    assert list(pd.read_csv(folder / "report" / "main_table.csv")["init"]) == ["mae"]
+    assert list(pd.read_csv(folder / "comparison" / "scores.csv")["init"]) == ["mae"]
+    assert (folder / "report" / "report.html").stat().st_size > 10_000
+    assert repository.planned(*study, *part) == repository.planned(*study) == []
+    assert repository.planned(*study, "--config", "only=folds=1") == []
+
+
+def test_corpus_that_is_scored_too_stops_the_study_unless_accepted(finished, tmp_path):
+    repository, results, study = finished
+    own = tmp_path / "own.yaml"
+    own.write_text("study: own\ncorpus: smoke_nodules\n")
+    target = results / "own" / "leakage" / "mae" / "smoke_nodules.json"
+    repository.snakemake("-c1", target, *study, own, check=False)
+    (told,) = (results / "own" / "logs" / "leakage" / "mae-smoke_nodules.log").read_text().splitlines()
+    assert told.startswith("error: init mae was pre-trained on ")
+    assert "identifiers that smoke_nodules scores" in told
+    assert not target.exists()
+    own.write_text("study: own\ncorpus: smoke_nodules\naccept_overlap: {mae: [smoke_nodules]}\n")
+    repository.snakemake("-c1", target, *study, own)
+    found = json.loads(target.read_text())
+    assert found["accepted"]
+    assert len(found["patients"]) == 9
+    shutil.rmtree(results / "own")
+
+
+@pytest.fixture
+def refused(finished, tmp_path):
+    """``refused(script, edit)``: the one line of a job of fold 0 that gets splits whose fold 0 was edited."""
+    repository, results, files = finished
+    task, cell = results / "data" / "smoke_nodules" / "task", "smoke_nodules/retina_unet_resenc/scratch/fold0-seed0"
+    chosen = study.load([repository.root / files[1], *files[2:]], repository.root)
+    recipes = {
+        "finetune": leaves.recipe("finetune", leaves.finetune(chosen, "retina_unet_resenc", "scratch", 0, 0)),
+        "predict": leaves.recipe("predict", leaves.predict(chosen, "retina_unet_resenc")),
+    }
+    outputs = {name: tmp_path / name for name in ("work", "model", "log", "output")}
+    model = results / "smoke" / "cells" / cell / "model.pth"
+    arguments = {
+        "finetune": [
+            *("--dataset", "smoke_nodules", "--init", "scratch", "--seed", 0, "--work", outputs["work"]),
+            *("--model", outputs["model"], "--log", outputs["log"]),
+        ],
+        "predict": ["--model", model, "--output", outputs["output"]],
+    }
+
+    def run(script, edit):
+        content = json.loads((task / "splits.json").read_text())
+        edit(content["folds"][0])
+        (tmp_path / "splits.json").write_text(json.dumps(content))
+        shutil.copy(task / "cases.csv", tmp_path / "cases.csv")
+        command = [sys.executable, repository.root / "workflow" / "scripts" / f"{script}.py", "--config"]
+        command += [os.pathsep.join(files[1:]), "--detector", "retina_unet_resenc", "--fold", 0, "--device", "cpu"]
+        command += ["--recipe", recipes[script], "--splits", tmp_path / "splits.json", *arguments[script]]
+        command += ["--index", results / "data" / "smoke_nodules" / "smoke" / "preprocessed" / "index.json"]
+        environment = {**os.environ, "PYTHONPATH": str(repository.root / "src")}
+        done = subprocess.run(
+            list(map(str, command)), cwd=repository.root, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert not any(outputs[name].exists() for name in ("model", "log", "output"))
+        return done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("script", ["finetune", "predict"])
+def test_patient_on_both_sides_of_an_edited_split_is_refused(refused, tmp_path, script):
+    told = refused(script, lambda fold: fold["val"].append(fold["train"][0]))
+    assert told.startswith(f"error: {tmp_path}/splits.json: fold 0: patient nodules_")
+    assert "in both train and val" in told
+    assert told.count("\n") == 1
+
+
+def test_split_that_was_edited_after_the_training_is_refused(refused):
+    def swap(fold):
+        fold["train"], fold["val"] = fold["val"], fold["train"]
+
+    told = refused("predict", swap)
+    assert "was trained on and is in what the model is scored on: undo the edit, or prepare the task again" in told
+    assert told.count("\n") == 1

@@ -9,23 +9,35 @@ from snakemake.exceptions import WorkflowError
 
 from detpretrain import leaves, provenance
 from detpretrain.errors import InputError
+from detpretrain.selector import Selection
 from detpretrain.study import Cell, Row, assemble
 
 ROOT = Path(workflow.basedir)
 
-if workflow.config_settings.config:
+GIVEN = workflow.config_settings.config
+if set(GIVEN) - {"only"}:
     raise WorkflowError(
-        "--config is not used here: put the values into a file and add it with --configfile"
+        "--config is not used here, except for only=...: "
+        "put the values into a file and add it with --configfile"
     )
 
 try:
-    STUDY = assemble(config, ROOT, source=", ".join(map(str, workflow.configfiles)))
+    STUDY = assemble(
+        {key: value for key, value in config.items() if key not in GIVEN},
+        ROOT,
+        source=", ".join(map(str, workflow.configfiles)),
+    )
+    ONLY = Selection.parse(GIVEN["only"]) if GIVEN else None
+    STUDY = ONLY.narrow(STUDY) if ONLY else STUDY
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = STUDY.results
 DATA = f"{RESULTS}/data"
 HERE = str(STUDY.folder)
+# what is made of the selected rows together must not replace what is made of all; cells and rows are the same in both
+TOGETHER = f"{HERE}/only/{ONLY.name}" if ONLY else HERE
+ONLY_ARGUMENT = f"--only {shlex.quote(str(ONLY))}" if ONLY else ""
 
 RUNTIME = STUDY.config["runtime"]
 LOADERS = RUNTIME.get("workers", 0)
@@ -154,3 +166,10 @@ def all_rows(name):
 
 def all_cells(name):
     return [f"{HERE}/cells/{cell.path}/{name}" for cell in STUDY.cells]
+
+
+def targets():
+    """The report; of a selection without whole rows, its cells."""
+    if ONLY and not ONLY.whole_rows:
+        return all_cells("metrics.json")
+    return [f"{TOGETHER}/report/report.html"]

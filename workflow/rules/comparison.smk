@@ -6,13 +6,13 @@ rule compare:
         rows=all_rows("matches.parquet"),
         leakage=all_leakage(),
     output:
-        scores=f"{HERE}/comparison/scores.csv",
-        folds=f"{HERE}/comparison/folds.csv",
-        differences=f"{HERE}/comparison/differences.csv",
+        scores=f"{TOGETHER}/comparison/scores.csv",
+        folds=f"{TOGETHER}/comparison/folds.csv",
+        differences=f"{TOGETHER}/comparison/differences.csv",
     log:
-        f"{HERE}/logs/compare.log",
+        f"{TOGETHER}/logs/compare.log",
     benchmark:
-        f"{HERE}/benchmarks/compare.tsv"
+        f"{TOGETHER}/benchmarks/compare.tsv"
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -25,15 +25,16 @@ rule compare:
         leakage=lambda wildcards, input: (
             f"--leakage {input.leakage}" if input.leakage else ""
         ),
+        only=ONLY_ARGUMENT,
     shell:
-        'python "$SCRIPTS/compare.py" --config "$STUDY" --recipe {params.recipe} --rows {input.rows} {params.leakage} '
+        'python "$SCRIPTS/compare.py" --config "$STUDY" {params.only} --recipe {params.recipe} --rows {input.rows} {params.leakage} '
         "--output {output.scores} > {log} 2>&1"
 
 
 rule report:
     input:
-        scores=f"{HERE}/comparison/scores.csv",
-        differences=f"{HERE}/comparison/differences.csv",
+        scores=f"{TOGETHER}/comparison/scores.csv",
+        differences=f"{TOGETHER}/comparison/differences.csv",
         rows=all_rows("matches.parquet"),
         metrics=all_rows("metrics.json"),
         logs=all_cells("log.csv"),
@@ -45,15 +46,15 @@ rule report:
         ],
     output:
         report=report(
-            f"{HERE}/report/report.html",
+            f"{TOGETHER}/report/report.html",
             caption="../report/report.rst",
             category="Study",
         ),
-        table=f"{HERE}/report/main_table.csv",
+        table=f"{TOGETHER}/report/main_table.csv",
     log:
-        f"{HERE}/logs/report.log",
+        f"{TOGETHER}/logs/report.log",
     benchmark:
-        f"{HERE}/benchmarks/report.tsv"
+        f"{TOGETHER}/benchmarks/report.tsv"
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -70,6 +71,7 @@ rule report:
             if STUDY.pretrainings
             else ""
         ),
+        only=ONLY_ARGUMENT,
     shell:
-        'python "$SCRIPTS/report.py" --config "$STUDY" --recipe {params.recipe} --comparison {input.scores} '
+        'python "$SCRIPTS/report.py" --config "$STUDY" {params.only} --recipe {params.recipe} --comparison {input.scores} '
         "--rows {input.rows} --logs {input.logs} {params.pretrained} --output {output.report} > {log} 2>&1"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from detpretrain import jobs, leaves, status, study
+from detpretrain import jobs, leaves, selector, status, study
 from detpretrain.errors import exit_on_input_error
 from detpretrain.report.report import report
 
@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> None:
     parser = jobs.parser(__doc__)
     jobs.add_study(parser)
+    parser.add_argument("--only", help="a part of the study, as in `snakemake --config only=...`")
     parser.add_argument("--comparison", type=Path, required=True, help="COMPARISON/scores.csv")
     parser.add_argument("--rows", type=Path, nargs="+", required=True, help="matches.parquet of every row")
     parser.add_argument("--logs", type=Path, nargs="+", required=True, help="log.csv of every cell")
@@ -20,7 +21,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="REPORT/report.html")
     arguments = parser.parse_args()
-    chosen = study.load(arguments.config, ROOT)
+    chosen = selector.load(arguments.config, ROOT, arguments.only)
     jobs.check_recipe("report", leaves.compare(chosen), arguments.recipe)
     tasks = {row.dataset: chosen.results / "data" / row.dataset / "task" for row in chosen.rows}
     states = status.cell_states(chosen)

@@ -1,0 +1,258 @@
+"""Room on the disk: what is there, and what the rest of a study needs, as far as that can be known.
+
+Known are what lies on the disk, what follows from the tables of prepared data sets and from the configuration. Of a download
+that is not prepared, nobody knows the number of voxels: its stages are "unknown", and the sum is a lower bound.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from detpretrain.doctor import sources, weights
+from detpretrain.doctor.finding import BLOCKS, WARNING, Finding
+from detpretrain.files import read_json
+from detpretrain.study import Study
+from detpretrain.tasks import CROSS_VALIDATION, Task
+
+GB = 1e9
+BYTES = 4  # of a float32, in arrays and in weights
+BOX_BYTES = (
+    36  # a line of raw_boxes.parquet before compression: six sides, score and weight in 4 bytes, label and mirror in 2
+)
+FILES = 3  # of a case: one channel (or all of them, preprocessed), its instances, its json
+CELL_FILES = 5 + 3 * 2  # its results, and log and benchmark of three jobs
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage has (``there``) and still needs, in bytes and files; None = unknown."""
+
+    name: str
+    there: int
+    needed: float | None
+    files: int | None
+    note: str = ""
+
+
+def usage(folder: Path) -> tuple[int, int]:
+    """Bytes and number of files below a folder; a link counts as itself."""
+    size = files = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            size += os.lstat(os.path.join(parent, name)).st_size
+            files += 1
+    return size, files
+
+
+def voxels(cases: pd.DataFrame, spacing: Sequence[float] | None) -> int:
+    """Voxels of all cases of a cases.csv after resampling to ``spacing`` (z, y, x in mm; None = as they are), uncropped."""
+    total = 0
+    for case in cases.to_dict("records"):
+        shape = [case[f"shape_{axis}"] for axis in "zyx"]
+        if spacing is not None:
+            old = [case[f"spacing_{axis}"] for axis in "zyx"]
+            shape = [max(1, round(n * a / b)) for n, a, b in zip(shape, old, spacing, strict=True)]
+        total += math.prod(shape)
+    return total
+
+
+def compression(results: Path) -> float | None:
+    """Bytes on disk per byte of float32, over everything that is preprocessed already; None without any."""
+    stored = raw = 0
+    for path in results.glob("data/*/*/preprocessed/index.json"):
+        index = read_json(path)
+        raw += sum(math.prod(case["shape"]) for case in index["cases"]) * index["plan"]["channels"] * BYTES
+        stored += sum(file.stat().st_size for file in path.parent.glob("*.b2nd"))
+    return stored / raw if raw else None
+
+
+def needs(study: Study) -> list[Need]:
+    ratio = compression(study.results)
+    found = []
+    for dataset in sources.datasets_of(study):
+        cases = _cases(study, dataset)
+        found.append(_task(study, dataset, cases))
+        found += [_preprocessed(study, dataset, plan, cases, ratio) for plan in plans_of(study, dataset)]
+    return [*found, *_pretrainings(study), *_models(study), _raw_boxes(study)]
+
+
+def plans_of(study: Study, dataset: str) -> list[str]:
+    """Plans that a data set is preprocessed by."""
+    found = {study.entry("detectors", row.detector)["plan"] for row in study.rows if row.dataset == dataset}
+    for init, _ in study.pretrainings:
+        probed = "probe" in study.config and study.config["probe"]["dataset"] == dataset
+        if probed or dataset in study.corpora(init):
+            found.add(study.entry("methods", study.entry("inits", init)["method"])["plan"])
+    return sorted(found)
+
+
+def _cases(study: Study, dataset: str) -> pd.DataFrame | None:
+    """cases.csv of a prepared data set."""
+    if not sources.is_prepared(study, dataset):
+        return None
+    return Task.read(sources.task_folder(study, dataset)).case_table()
+
+
+def _task(study: Study, dataset: str, cases: pd.DataFrame | None) -> Need:
+    name = f"{dataset}: task"
+    if cases is not None:
+        return Need(name, usage(sources.task_folder(study, dataset))[0], 0, 0)
+    count = _published_cases(study, dataset)
+    note = f"{count} cases published" if count else "not prepared"
+    raw = sources.download(study, dataset)
+    if raw is not None:
+        note += f", download {usage(raw)[0] / GB:.1f} GB"
+    return Need(name, 0, None, FILES * count if count else None, note)
+
+
+def _preprocessed(study: Study, dataset: str, plan: str, cases: pd.DataFrame | None, ratio: float | None) -> Need:
+    name = f"{dataset}: {plan}"
+    folder = study.results / "data" / dataset / plan
+    if (folder / "preprocessed" / "index.json").is_file():
+        return Need(name, usage(folder)[0], 0, 0)
+    if cases is None:
+        count = _published_cases(study, dataset)
+        return Need(name, 0, None, FILES * count if count else None, "not prepared")
+    task = Task.read(sources.task_folder(study, dataset))
+    spacing = _spacing(study, plan, folder / "plan.json")
+    needed = voxels(cases, spacing) * len(task.modalities) * BYTES * (1 if ratio is None else ratio)
+    note = "compression unknown: taken as none" if ratio is None else f"compressed to {ratio:.0%} as what is there"
+    if spacing is None:
+        note += ", spacing not planned yet: taken as original"
+    return Need(name, usage(folder)[0], needed, FILES * len(cases), note)
+
+
+def _published_cases(study: Study, dataset: str) -> int | None:
+    """None where nobody says how many."""
+    public = sources.published(study, dataset)
+    return sum(public.cases.values()) or None if public else None
+
+
+def _spacing(study: Study, plan: str, path: Path) -> list[float] | None:
+    """Target spacing (z, y, x): the plan's, or the spec's where it names one."""
+    if path.is_file():
+        made = read_json(path)
+        return [made["spacing"][made["transpose"].index(axis)] for axis in range(3)]
+    given = study.plan_spec(plan)["spacing"]
+    if isinstance(given, str):
+        return None
+    return [float(value) for value in given] if isinstance(given, list) else [float(given)] * 3
+
+
+def _models(study: Study) -> list[Need]:
+    found = []
+    for detector in sorted({cell.detector for cell in study.cells}):
+        paths = [study.folder / "cells" / cell.path for cell in study.cells if cell.detector == detector]
+        done = [path / "model.pth" for path in paths if (path / "model.pth").is_file()]
+        there, left = sum(path.stat().st_size for path in done), len(paths) - len(done)
+        count = weights.detector(study, detector, channels=1, classes=1)
+        name = f"{left} models of {detector}"
+        if count is None and done:
+            count = there / len(done) / BYTES
+        if count is None:
+            found.append(Need(name, there, None if left else 0, left * CELL_FILES, "planned per data set"))
+            continue
+        state = count * BYTES * weights.copies(study, detector) / GB
+        note = f"{count / 1e6:.1f} million weights; {state:.2f} GB more while one is trained"
+        found.append(Need(name, there, left * count * BYTES, left * CELL_FILES, note))
+    return found
+
+
+def _pretrainings(study: Study) -> list[Need]:
+    paths = [study.folder / "pretrained" / init / backbone / "checkpoint.pth" for init, backbone in study.pretrainings]
+    done = [path for path in paths if path.is_file()]
+    if not paths:
+        return []
+    there, left = sum(path.stat().st_size for path in done), len(paths) - len(done)
+    return [Need(f"{left} pre-trainings", there, None if left else 0, left * 7, "their decoders differ by method")]
+
+
+def _raw_boxes(study: Study) -> Need:
+    """Boxes before merging; an upper bound."""
+    there, needed, unknown = 0, 0.0, False
+    scored = {dataset: scored_cases(study, dataset) for dataset in {cell.dataset for cell in study.cells}}
+    for cell in study.cells:
+        path = study.folder / "cells" / cell.path / "raw_boxes.parquet"
+        if path.is_file():
+            there += path.stat().st_size
+            continue
+        cases = scored[cell.dataset]
+        if cases is None:
+            unknown = True
+            continue
+        settings = study.entry("detectors", cell.detector).get("inference", {})
+        mirrors = 2 ** len(settings.get("mirror_axes", (0, 1, 2)))
+        needed += cases * mirrors * settings.get("keep", 1000) * BOX_BYTES
+    note = "at most" + (", without data sets of unknown size" if unknown else "")
+    return Need("raw boxes", there, needed, 0, note)
+
+
+def scored_cases(study: Study, dataset: str) -> float | None:
+    """Cases that one cell predicts: its part of the folds, and the test sets."""
+    table = _cases(study, dataset)
+    if table is not None:
+        counts = table["test_set"].value_counts().to_dict()
+    elif _published_cases(study, dataset):
+        counts = dict(sources.published(study, dataset).cases)
+    else:
+        return None
+    folded = counts.pop(CROSS_VALIDATION, 0)
+    return folded / study.entry("datasets", dataset).get("splits", {}).get("folds", 5) + sum(counts.values())
+
+
+def findings(study: Study, found: Iterable[Need]) -> list[Finding]:
+    """Free room and inodes of the results and of the scratch folder against what is needed."""
+    found = list(found)
+    place = _existing(study.results)
+    free, files_free = shutil.disk_usage(place).free, os.statvfs(place).f_favail
+    needed = sum(need.needed or 0 for need in found)
+    files = sum(need.files or 0 for need in found)
+    unknown = [need.name for need in found if need.needed is None]
+    bound = "at least " if unknown else ""
+    text = f"{free / GB:.0f} GB free, {bound}{needed / GB:.1f} GB needed"
+    lines = [
+        _against("results", f"{study.results}: {text}", needed > free, "make room, or set pathvars: {results: FOLDER}")
+    ]
+    if os.statvfs(place).f_files:  # 0 where the file system has no limit
+        text = f"{files_free:,} free, {bound}{files:,} needed"
+        lines.append(_against("files (inodes)", text, files > files_free, "use another file system, or ask for more"))
+    if unknown:
+        lines.append(
+            Finding("not known yet", f"{len(unknown)} stages, see the table", WARNING, "prepare the data sets")
+        )
+    scratch = Path(tempfile.gettempdir())
+    return [*lines, Finding("scratch", f"{scratch}: {shutil.disk_usage(scratch).free / GB:.0f} GB free")]
+
+
+def table(found: Iterable[Need]) -> list[tuple[str, ...]]:
+    """Lines for people: stage, GB there, GB needed, files needed, note."""
+    return [
+        (
+            need.name,
+            f"{need.there / GB:.2f}",
+            "unknown" if need.needed is None else f"{need.needed / GB:.2f}",
+            "unknown" if need.files is None else f"{need.files:,}",
+            need.note,
+        )
+        for need in found
+    ]
+
+
+def _against(name: str, text: str, short: bool, remedy: str) -> Finding:
+    return Finding(name, text, BLOCKS, remedy) if short else Finding(name, text)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

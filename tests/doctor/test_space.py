@@ -1,0 +1,151 @@
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from detpretrain.datasets.raw_dataset import Published
+from detpretrain.doctor import sources, space, weights
+from detpretrain.doctor.space import Need
+from detpretrain.files import write_json
+from detpretrain.preprocessing import store
+from detpretrain.training import checkpoints
+
+CASES = {"a": ((10, 20, 30), (2.0, 1.0, 1.0), "cv"), "b": ((4, 4, 4), (1.0, 0.5, 0.5), "cv")}
+
+
+def by_name(chosen):
+    return {need.name: need for need in space.needs(chosen)}
+
+
+def test_usage_counts_links_as_themselves(tmp_path):
+    (tmp_path / "big").write_bytes(b"x" * 5000)
+    (tmp_path / "task" / "deep").mkdir(parents=True)
+    (tmp_path / "task" / "deep" / "small").write_bytes(b"x" * 7)
+    (tmp_path / "task" / "link").symlink_to(tmp_path / "big")
+    assert space.usage(tmp_path / "task") == (7 + len(os.readlink(tmp_path / "task" / "link")), 2)
+    assert space.usage(tmp_path / "nowhere") == (0, 0)
+
+
+def test_voxels_by_hand():
+    columns = [f"{kind}_{axis}" for kind in ("shape", "spacing") for axis in "zyx"]
+    table = pd.DataFrame([[*shape, *spacing] for shape, spacing, _ in CASES.values()], columns=columns)
+    assert space.voxels(table, None) == 6000 + 64
+    assert space.voxels(table, [1.0, 1.0, 1.0]) == 20 * 20 * 30 + 4 * 2 * 2
+    assert space.voxels(table, [2.0, 1.0, 2.0]) == 10 * 20 * 15 + 2 * 2 * 1
+
+
+def test_compression_is_measured_on_what_is_there(assemble):
+    chosen = assemble()
+    assert space.compression(chosen.results) is None
+    folder = chosen.results / "data" / "d" / "p" / "preprocessed"
+    folder.mkdir(parents=True)
+    store.write_case(folder, "a", np.zeros((2, 32, 32, 32), np.float32), np.zeros((32, 32, 32), int), {})
+    write_json(folder / "index.json", {"cases": [{"shape": [32, 32, 32]}], "plan": {"channels": 2}})
+    stored = sum(path.stat().st_size for path in folder.glob("*.b2nd"))
+    assert space.compression(chosen.results) == pytest.approx(stored / (2 * 32**3 * 4))
+    assert space.compression(chosen.results) < 0.1  # zeros
+
+
+def test_preprocessed_size_of_a_prepared_data_set(assemble, write_task, monkeypatch):
+    chosen = assemble()
+    task = write_task(chosen, "smoke_nodules", CASES, modalities=("T1", "T2"))
+    need = by_name(chosen)["smoke_nodules: smoke"]
+    assert (need.there, need.needed, need.files) == (0, (6000 + 64) * 2 * 4, 6)
+    assert "compression unknown" in need.note
+    assert "spacing not planned yet" in need.note
+    # planned: coarse axis first, spacing in the plan's order
+    write_json(task.parent / "smoke" / "plan.json", {"spacing": [4.0, 1.0, 3.0], "transpose": [1, 0, 2]})
+    monkeypatch.setattr(space, "compression", lambda results: 0.5)
+    need = by_name(chosen)["smoke_nodules: smoke"]
+    assert need.needed == (20 * 5 * 10 + 4 * 1 * 1) * 2 * 4 * 0.5
+    assert need.note == "compressed to 50% as what is there"
+    tasks = by_name(chosen)["smoke_nodules: task"]
+    assert (tasks.needed, tasks.files) == (0, 0)
+    assert tasks.there == space.usage(task)[0] > 0
+    write_json(task.parent / "smoke" / "preprocessed" / "index.json", {"cases": [], "plan": {"channels": 1}})
+    need = by_name(chosen)["smoke_nodules: smoke"]
+    assert (need.needed, need.files) == (0, 0)
+    assert need.there > 0
+
+
+def test_spacing_of_a_spec(assemble, tmp_path):
+    chosen = assemble()
+    assert space._spacing(chosen, "nnssl_onemmiso", tmp_path / "none.json") == [1.0, 1.0, 1.0]
+    assert space._spacing(chosen, "smoke", tmp_path / "none.json") is None
+
+
+def test_what_nobody_knows_is_unknown(assemble, monkeypatch, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "file").write_bytes(b"x" * 200_000_000)
+    chosen = assemble(raw={"smoke_nodules": str(tmp_path / "raw")})
+    assert by_name(chosen)["smoke_nodules: task"].files is None
+    public = Published({"cv": 9, "test": 6}, "", "", "")
+    monkeypatch.setattr(sources, "published", lambda study, dataset: public if dataset == "smoke_nodules" else None)
+    found = by_name(chosen)
+    assert (found["smoke_nodules: task"].needed, found["smoke_nodules: task"].files) == (None, 45)
+    assert found["smoke_nodules: task"].note == "15 cases published, download 0.2 GB"
+    assert (found["smoke_nodules: smoke"].needed, found["smoke_nodules: smoke"].files) == (None, 45)
+    assert found["smoke_corpus: smoke_corpus"].files is None
+    # three folds, and the test set by each: of two rows
+    assert found["raw boxes"].needed == 2 * 3 * (9 / 3 + 6) * 2 * 1000 * 36
+
+
+def test_models_are_counted_as_they_are_built(assemble, tmp_path):
+    from detpretrain.detectors.factory import build_detector
+
+    chosen = assemble()
+    entry = chosen.entry("detectors", "retina_unet_resenc")
+    plan = {
+        "patch": [24] * 3, "strides": [[1] * 3, [2] * 3, [2] * 3], "kernels": [[3] * 3] * 3, "detection_levels": [1, 2],
+        "anchors": {axis: [4, 6, 9] for axis in "zyx"}, "channels": 1, "classes": 1,
+    }  # fmt: skip
+    made = build_detector(entry, chosen.entry("backbones", "resenc"), plan)
+    count = sum(parameter.numel() for parameter in made.parameters())
+    assert weights.detector(chosen, "retina_unet_resenc", 1, 1) == count
+    need = by_name(chosen)["6 models of retina_unet_resenc"]
+    assert (need.there, need.needed, need.files) == (0, 6 * count * 4, 6 * 11)
+    checkpoints.save(chosen.folder / "cells" / chosen.cells[0].path / "model.pth", {"weights": made.state_dict()})
+    need = by_name(chosen)["5 models of retina_unet_resenc"]
+    assert need.needed == 5 * count * 4
+    assert need.there == pytest.approx(count * 4, rel=0.3)  # and names
+
+
+def test_networks_that_depend_on_the_data_are_unknown(assemble):
+    rows = [{"detector": "retina_unet_plainconv_v001_planned", "init": "scratch"}]
+    chosen = assemble(size="full", rows=rows)
+    assert weights.detector(chosen, "retina_unet_plainconv_v001_planned", 1, 1) is None
+    assert by_name(chosen)["3 models of retina_unet_plainconv_v001_planned"].needed is None
+
+
+def test_copies_of_the_optimisers(assemble):
+    chosen = assemble(size="full", rows=[])
+    assert weights.copies(chosen, "retina_unet_resenc") == 2  # SGD with momentum
+    assert weights.copies(chosen, "deformable_detr_resenc") == 4  # AdamW with amsgrad
+    assert weights.copies(assemble(), "retina_unet_resenc") == 3  # AdamW
+
+
+def findings(monkeypatch, chosen, needs, free=100, inodes=50, limit=1000):
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda place: SimpleNamespace(free=free * 1e9))
+    monkeypatch.setattr(space.os, "statvfs", lambda place: SimpleNamespace(f_favail=inodes, f_files=limit))
+    return {finding.name: finding for finding in space.findings(chosen, needs)}
+
+
+def test_need_against_what_is_free(assemble, monkeypatch):
+    needs = [Need("a", 0, 60e9, 30), Need("b", 10**12, 39e9, 20)]
+    found = findings(monkeypatch, assemble(), needs)
+    assert [finding.state for finding in found.values()] == ["ok", "ok", "ok"]
+    assert found["results"].found.endswith("100 GB free, 99.0 GB needed")
+    found = findings(monkeypatch, assemble(), [*needs, Need("c", 0, 2e9, 1)])
+    assert found["results"].state == found["files (inodes)"].state == "blocks"
+    found = findings(monkeypatch, assemble(), [*needs, Need("c", 0, None, None)])
+    assert found["results"].state == "ok"
+    assert "at least 99.0 GB needed" in found["results"].found
+    assert found["not known yet"].state == "warning"
+    assert "files (inodes)" not in findings(monkeypatch, assemble(), needs, inodes=0, limit=0)
+
+
+def test_table(assemble):
+    lines = space.table([Need("a", 5 * 10**7, 1.5e9, 1200, "n"), Need("b", 0, None, None)])
+    assert lines == [("a", "0.05", "1.50", "1,200", "n"), ("b", "0.00", "unknown", "unknown", "")]
