@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from detpretrain import volumes
@@ -178,7 +179,7 @@ def _convert(job: _Job) -> dict[str, Any]:
             raise InputError("; ".join(f"{found.file}: {found.problem}: {found.remedy}" for found in problems))
     else:
         _check_headers(alone, case.case)
-    row, objects = table_rows(alone, record)
+    row, objects = table_rows(alone, record, content.instances if isinstance(content.instances, np.ndarray) else None)
     row |= case.columns
     notes, seconds = list(content.notes), round(time.monotonic() - started, 1)
     result = {"record": asdict(record), "row": row, "objects": objects, "notes": notes, "seconds": seconds}

@@ -58,7 +58,9 @@ def from_semantic(
     if connectivity not in NEIGHBOURS:
         raise ValueError(f"connectivity is 6, 18 or 26, not {connectivity}")
     structure = ndimage.generate_binary_structure(3, NEIGHBOURS[connectivity])
-    instances = np.zeros(mask.shape, np.int32)
+    whole = np.zeros(mask.shape, np.int32)
+    window = _window(np.isin(mask, list(classes)))
+    mask, instances = mask[window], whole[window]  # objects are a small part of a scan
     kept_classes: dict[int, int] = {}
     for label in sorted(set(classes.values())):
         values = [value for value, its in classes.items() if its == label]
@@ -71,7 +73,16 @@ def from_semantic(
         numbers[1:][kept] = first + 1 + np.arange(kept.sum())
         instances += numbers[components]
         kept_classes |= dict.fromkeys(range(first + 1, first + 1 + int(kept.sum())), label)
-    return instances, kept_classes
+    return whole, kept_classes
+
+
+def _window(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest window that holds all of a mask; an empty one of an empty mask."""
+    found = []
+    for axis in range(3):
+        inside = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        found.append(slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0))
+    return tuple(found)
 
 
 def _large_enough(
