@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from downloads.cta_a import HEADER, SHAPE, download, dumbbell, write_sheet
+from nifti_files import AFFINES, world, write_nifti
 from scipy import ndimage
 
 from detpretrain import volumes
@@ -24,52 +26,12 @@ from detpretrain.errors import InputError
 from detpretrain.tasks import Task
 
 ENTRY = {"class": "detpretrain.datasets.cta_a.CTAneurysms", "splits": {"folds": 2, "seed": 1}, "allow_partial": True}
-SHAPE = (10, 24, 32)
 BOXES = ["z1", "y1", "x1", "z2", "y2", "x2"]
-HEADER = "instance_id,subset,institution_id,age,gender,is_ruptured,num_IAs\n"
-INTERNAL = {"Tr0001": 1, "Tr0002": 2, "Tr0003": 1, "Tr0004": 0, "TsInt01": 2, "TsInt02": 1}
-EXTERNAL = {"TsExt01": 1}
-
-
-def dumbbell() -> np.ndarray:
-    """Two aneurysms of 4 x 5 x 5 voxels that a bridge of one voxel joins."""
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[3:7, 4:9, 4:9] = mask[3:7, 4:9, 12:17] = 1
-    mask[5, 6, 9:12] = 1
-    return mask
 
 
 @pytest.fixture
-def raw(tmp_path, write_nifti, affines):
-    folder = tmp_path / "CTA-A"
-    small = np.zeros(SHAPE, np.uint8)
-    small[2:5, 10:13, 20:24] = 1
-    corner = small.copy()
-    corner[5, 13, 24] = 1  # touches in a corner only: another component of one voxel
-    masks = {
-        "Tr0001": ("Tr", small, "lps", 1.0),
-        "Tr0002": ("Tr", dumbbell(), "oblique", 1.0),
-        "Tr0003": ("Tr", corner, "ras", 1.0),
-        "Tr0004": ("Tr", 0 * small, "lps", 1.0),
-        "Tr0005": ("Tr", corner, "lps", 1.0),  # the sheet does not name it
-        "Tr0006.a": ("Tr", (2 * small).astype(np.int16), "lps", 0.5),
-        "TsInt01": ("Ts_internal", corner, "lps", 1.0),
-        "TsInt02": ("Ts_internal", small, "lps", 1.0),
-        "TsExt01": ("Ts_external", small, "ras", 1.0),
-    }
-    rng = np.random.default_rng(2)
-    for name, (suffix, mask, affine, slope) in masks.items():
-        image = rng.integers(0, 4000, SHAPE).astype(np.int16)
-        write_nifti(folder / f"images{suffix}" / f"{name}.nii.gz", image, affines[affine], intercept=-1024.0)
-        write_nifti(folder / f"labels{suffix}" / f"{name}.nii.gz", mask, affines[affine], slope)
-    write_sheet(folder, "internal", INTERNAL)
-    write_sheet(folder, "external", EXTERNAL)
-    return folder
-
-
-def write_sheet(folder, name, counts):
-    lines = [f"{case},{name},1,60,male,no,{count}\n" for case, count in counts.items()]
-    (folder / f"{name}_instances.csv").write_text(HEADER + "".join(lines))
+def raw(tmp_path):
+    return download(tmp_path / "CTA-A")
 
 
 def prepared(raw, output, **changes) -> Task:
@@ -81,7 +43,7 @@ def boxes(task: Task, case: str) -> list[list[float]]:
     return task.objects().query("case == @case")[BOXES].to_numpy().tolist()
 
 
-def test_objects(raw, tmp_path, affines, world):
+def test_objects(raw, tmp_path):
     task = prepared(raw, tmp_path / "task")
     small = [1, 9, 19, 5, 13, 24]
     assert task.labels == {0: "aneurysm"}
@@ -99,7 +61,7 @@ def test_objects(raw, tmp_path, affines, world):
     np.testing.assert_allclose(geometry.index_to_world(corners), expected, atol=1e-4)
     geometry = volumes.read_geometry(task.label_path("Tr0002"))
     corners = np.reshape(boxes(task, "Tr0002"), (-1, 3))
-    np.testing.assert_allclose(geometry.index_to_world(corners), world(affines["oblique"], corners), atol=1e-4)
+    np.testing.assert_allclose(geometry.index_to_world(corners), world(AFFINES["oblique"], corners), atol=1e-4)
 
 
 def test_a_merged_mask_is_split_at_its_neck(raw, tmp_path):
@@ -364,8 +326,8 @@ def test_defects_of_the_download(raw, tmp_path, defect):
         prepared(raw, tmp_path / "task")
 
 
-def test_another_geometry(raw, tmp_path, write_nifti, affines):
-    write_nifti(raw / "labelsTr" / "Tr0001.nii.gz", dumbbell(), affines["ras"])
+def test_another_geometry(raw, tmp_path):
+    write_nifti(raw / "labelsTr" / "Tr0001.nii.gz", dumbbell(), AFFINES["ras"])
     with pytest.raises(InputError, match=r"labelsTr/Tr0001\.nii\.gz: geometry differs from Tr0001\.nii\.gz: spacing"):
         prepared(raw, tmp_path / "task")
 
@@ -378,8 +340,8 @@ def test_listed_cases_that_are_missing_are_a_partial_download(raw, tmp_path):
     assert "Tr0002" not in prepared(raw, tmp_path / "task").cases()
 
 
-def test_an_empty_mask_is_no_case_of_two_aneurysms(raw, tmp_path, write_nifti, affines):
-    write_nifti(raw / "labelsTr" / "Tr0002.nii.gz", np.zeros(SHAPE, np.uint8), affines["oblique"])
+def test_an_empty_mask_is_no_case_of_two_aneurysms(raw, tmp_path):
+    write_nifti(raw / "labelsTr" / "Tr0002.nii.gz", np.zeros(SHAPE, np.uint8), AFFINES["oblique"])
     message = r"labelsTr/Tr0002\.nii\.gz: no aneurysm marked, but its sheet counts 2: download it again, or exclude"
     with pytest.raises(InputError, match=message):
         prepared(raw, tmp_path / "task")

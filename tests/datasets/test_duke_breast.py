@@ -9,12 +9,25 @@ import numpy as np
 import openpyxl
 import pydicom
 import pytest
+from downloads.duke_breast import (
+    BOXES,
+    LINES,
+    MAPPING,
+    PHASES,
+    SHIFTED,
+    STRAIGHT,
+    TILTED,
+    UID,
+    download,
+    series,
+    values,
+    write_sheet,
+)
 
 from detpretrain import volumes
 from detpretrain.datasets.duke_breast import DukeBreast
 from detpretrain.datasets.prepare import prepare
 from detpretrain.errors import InputError
-from detpretrain.geometry import Geometry
 from detpretrain.tasks import Task
 
 ENTRY = {
@@ -22,34 +35,7 @@ ENTRY = {
     "splits": {"folds": 3, "seed": 0},
     "allow_partial": True,
 }
-OBLIQUE = (0.8, -0.6, 0.0, 0.48, 0.64, -0.6, 0.36, 0.48, 0.8)
-TILTED = Geometry((5, 16, 18), (2.0, 0.5, 0.5), (10.0, -20.0, 5.0), OBLIQUE)
-STRAIGHT = Geometry((5, 16, 16), (1.1, 0.7, 0.7), (-100.0, -110.0, -50.0))
-# a quarter of a voxel further along x and two slices up
-SHIFTED = Geometry((5, 16, 16), (1.1, 0.7, 0.7), (-99.825, -110.0, -47.8))
-PHASES = ("pre", "post_1", "post_2", "post_3")
-UID = "1.3.6.1.4.1.14519.5.2.1.186051"
-BOXES = "Annotation_Boxes.xlsx"
-MAPPING = "Breast-Cancer-MRI-filepath_filename-mapping.xlsx"
-# Start Row, End Row, Start Column, End Column, Start Slice, End Slice, from 1
-LINES = {
-    "Breast_MRI_001": [10, 12, 4, 9, 2, 3],
-    "Breast_MRI_002": [5, 5, 2, 16, 1, 2],
-    "Breast_MRI_003": [3, 8, 6, 7, 5, 5],
-}
 BOX_COLUMNS = ["z1", "y1", "x1", "z2", "y2", "x2"]
-
-
-def values(geometry, seed):
-    return np.random.default_rng(seed).integers(100, 900, geometry.shape).astype(np.int16)
-
-
-def write_sheet(path, columns, lines):
-    book = openpyxl.Workbook()
-    book.active.append(columns)
-    for line in lines:
-        book.active.append(list(line))
-    book.save(path)
 
 
 def change_sheet(path, change):
@@ -59,50 +45,9 @@ def change_sheet(path, change):
     write_sheet(path, lines[0], lines[1:])
 
 
-def series(patient, phase):
-    return f"{UID}.{int(patient[-3:])}.{7 if patient == 'Breast_MRI_003' and phase != 'pre' else PHASES.index(phase)}"
-
-
-def mapping_lines():
-    """The publisher's files and the delivered ones; the third patient's phases after contrast are one series."""
-    for patient in LINES:
-        for phase in (*PHASES, "T1"):
-            for number in range(1, 6):
-                uid = f"{UID}.99" if phase == "T1" else series(patient, phase)
-                file = number
-                if patient == "Breast_MRI_003" and phase.startswith("post"):
-                    file += 5 * (PHASES.index(phase) - 1)
-                original = f"DICOM_Images/{patient}/{phase}/{patient}_{phase}_{number:03d}.dcm"
-                classic = f"Duke-Breast-Cancer-MRI/{patient}/{UID}.5/{uid}/1-{file:03d}.dcm"
-                yield original, classic, f"Duke-Breast-Cancer-MRI/{patient}/01-01-1990-X//2.000000-ax/1-{file:03d}.dcm"
-
-
 @pytest.fixture
-def raw(tmp_path, write_slices):
-    raw = tmp_path / "raw"
-    top = raw / "manifest-1" / "Duke-Breast-Cancer-MRI"
-    for seed, phase in enumerate(PHASES):
-        first = series("Breast_MRI_001", phase)
-        folder = top / "Breast_MRI_001" / f"{UID}.5" / first
-        write_slices(
-            folder, 3 * values(TILTED, seed) - 7, TILTED, first, "Breast_MRI_001", slope=3, intercept=-7,
-            name="1-{:02d}.dcm".format, Modality="MR",
-        )  # fmt: skip
-        second = series("Breast_MRI_002", phase)
-        grid = SHIFTED if phase == "post_2" else STRAIGHT
-        folder = top / "Breast_MRI_002" / "01-01-1990-MRI BREAST" / f"{seed}.000000-ax dyn {phase}-12345"
-        write_slices(folder, values(grid, seed), grid, second, "Breast_MRI_002", inverted=True, Modality="MR")
-        third = series("Breast_MRI_003", phase)
-        folder = top / "Breast_MRI_003" / "study" / third
-        offset = 5 * max(PHASES.index(phase) - 1, 0)
-        write_slices(
-            folder, values(STRAIGHT, seed), STRAIGHT, third, "Breast_MRI_003", Modality="MR",
-            name=lambda number, offset=offset: f"1-{number + offset:03d}.dcm",
-        )  # fmt: skip
-    columns = ["Patient ID", "Start Row", "End Row", "Start Column", "End Column", "Start Slice", "End Slice"]
-    write_sheet(raw / BOXES, columns, [[patient, *line] for patient, line in LINES.items()])
-    write_sheet(raw / MAPPING, ["original_path_and_filename", "classic_path", "descriptive_path"], mapping_lines())
-    return raw
+def raw(tmp_path):
+    return download(tmp_path / "raw")
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from downloads.kits21 import READERS, SHAPE, TUMOUR, block, download, write_case
+from nifti_files import AFFINES, world, write_nifti
 
 from detpretrain import volumes
 from detpretrain.datasets.kits21 import Agreed, AnnotatedInstance, KiTS21, majority, painted
@@ -14,54 +16,12 @@ from detpretrain.errors import InputError
 from detpretrain.tasks import Task
 
 ENTRY = {"class": "detpretrain.datasets.kits21.KiTS21", "splits": {"folds": 2, "seed": 1}, "allow_partial": True}
-SHAPE = (8, 12, 24)
 BOXES = ["z1", "y1", "x1", "z2", "y2", "x2"]
 
 
-def block(*ranges: tuple[int, int]) -> np.ndarray:
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[tuple(slice(first, last + 1) for first, last in ranges)] = 1
-    return mask
-
-
-TUMOUR = block((2, 4), (3, 6), (4, 8))
-# three readers agree on 2..4, 3..6, 4..8 of this: one draws more, one less
-READERS = [TUMOUR, block((2, 5), (3, 6), (4, 9)), block((1, 4), (3, 6), (4, 8))]
-
-
 @pytest.fixture
-def write_case(tmp_path, write_nifti, affines):
-    """``write_case(number, {"tumor_instance-1": [masks]}, affine, slope)`` adds a case to the clone and returns its folder."""
-
-    def write(number, instances, affine=affines["lps"], slope=1.0):
-        folder = tmp_path / "kits21" / "data" / f"case_{number:05d}"
-        image = np.random.default_rng(number).integers(-1000, 1000, SHAPE).astype(np.int16)
-        write_nifti(folder / "imaging.nii.gz", image, affine)
-        kidney = {"kidney_instance-1": [block((0, 7), (1, 10), (2, 20))] * 3}
-        for name, masks in (kidney | instances).items():
-            for annotator, mask in enumerate(masks, start=1):
-                path = folder / "segmentations" / f"{name}_annotation-{annotator}.nii.gz"
-                write_nifti(path, (mask / slope).astype(np.uint8), affine, slope)
-        return folder
-
-    return write
-
-
-@pytest.fixture
-def raw(tmp_path, write_case, affines):
-    write_case(0, {"tumor_instance-1": READERS})
-    far = block((0, 1), (8, 10), (18, 22))
-    late = block((6, 7), (9, 10), (18, 20))
-    cysts = {"cyst_instance-10": [late] * 3, "cyst_instance-11": [far, 0 * far, 0 * far]}
-    cysts["cyst_instance-2"] = [far, far, 0 * far]  # 1 was removed
-    second = block((5, 7), (0, 1), (0, 2))
-    write_case(1, cysts | {"tumor_instance-1": READERS, "tumor_instance-2": [second] * 3}, affines["oblique"])
-    for number in (2, 3, 4):
-        write_case(number, {"tumor_instance-1": [TUMOUR] * 3}, slope=0.5 if number == 2 else 1.0)
-    write_case(299, {})
-    (tmp_path / "kits21" / "data" / "kits.json").write_text("[]")
-    (tmp_path / "kits21" / "data" / "case_00000" / "raw").mkdir()
-    return tmp_path / "kits21"
+def raw(tmp_path):
+    return download(tmp_path / "kits21")
 
 
 def prepared(raw, output, **changes) -> Task:
@@ -73,7 +33,7 @@ def boxes(task: Task, case: str) -> list[list[float]]:
     return task.objects().query("case == @case")[BOXES].to_numpy().tolist()
 
 
-def test_objects(raw, tmp_path, affines, world):
+def test_objects(raw, tmp_path):
     task = prepared(raw, tmp_path / "task")
     assert task.labels == {0: "tumour", 1: "cyst"}
     assert task.test_sets == ["cv"]
@@ -85,7 +45,7 @@ def test_objects(raw, tmp_path, affines, world):
     assert task.objects().query("case == 'case_00001'")["class"].tolist() == [0, 0, 1, 1]
     geometry = volumes.read_geometry(task.label_path("case_00001"))
     corners = np.reshape(found, (-1, 3))
-    np.testing.assert_allclose(geometry.index_to_world(corners), world(affines["oblique"], corners), atol=1e-4)
+    np.testing.assert_allclose(geometry.index_to_world(corners), world(AFFINES["oblique"], corners), atol=1e-4)
     # by hand, index z, y, x = 1, 2, 3 of the turned affine
     np.testing.assert_allclose(geometry.index_to_world(corners[0]), [[-11.96, 19.28, 30.5]], atol=1e-4)
     instances, _ = volumes.read(task.label_path("case_00000"))
@@ -122,20 +82,20 @@ def test_cases_can_be_sent_to_another_process(raw):
     np.testing.assert_array_equal(again.instances, source.convert(cases[0]).instances)
 
 
-def test_overlap_goes_to_the_nearer_centre_in_mm(raw, tmp_path, write_case):
+def test_overlap_goes_to_the_nearer_centre_in_mm(raw, tmp_path):
     """A tumour at x 4..8 and a cyst at x 7..13, 0.8 mm voxels: centres at 6 and 10, so 7 is the tumour's, 8 a tie."""
     cyst = block((2, 4), (3, 6), (7, 13))
-    write_case(5, {"tumor_instance-1": [TUMOUR] * 3, "cyst_instance-1": [cyst] * 3})
+    write_case(raw, 5, {"tumor_instance-1": [TUMOUR] * 3, "cyst_instance-1": [cyst] * 3})
     task = prepared(raw, tmp_path / "task")
     assert boxes(task, "case_00005") == [[1, 2, 3, 5, 7, 9], [1, 2, 8, 5, 7, 14]]
     log = (tmp_path / "task" / "conversion.csv").read_text()
     assert "cyst_instance-1 shares 24 voxels with tumor_instance-1: each went to the nearer centre" in log
 
 
-def test_the_same_region_twice_is_one_object(raw, tmp_path, write_case):
+def test_the_same_region_twice_is_one_object(raw, tmp_path):
     """As in case_00205 of the first releases; in the fold of a later instance, whose number moves up."""
     after = block((6, 7), (0, 1), (20, 22))
-    write_case(5, {"tumor_instance-3": READERS, "cyst_instance-1": READERS, "cyst_instance-2": [after] * 3})
+    write_case(raw, 5, {"tumor_instance-3": READERS, "cyst_instance-1": READERS, "cyst_instance-2": [after] * 3})
     task = prepared(raw, tmp_path / "task")
     assert boxes(task, "case_00005") == [[1, 2, 3, 5, 7, 9], [5, -1, 19, 8, 2, 23]]
     assert task.objects().query("case == 'case_00005'")["class"].tolist() == [0, 1]
@@ -171,11 +131,11 @@ def test_painting_against_every_voxel_for_itself(seed):
 
 
 @pytest.mark.parametrize("readers", [1, 2, 3, 4])
-def test_majority_is_more_than_half(tmp_path, write_nifti, affines, readers):
+def test_majority_is_more_than_half(tmp_path, readers):
     masks = np.random.default_rng(readers).random((readers, *SHAPE)) < 0.4
     paths = tuple(tmp_path / f"{reader}.nii.gz" for reader in range(readers))
     for path, mask in zip(paths, masks, strict=True):
-        write_nifti(path, mask.astype(np.uint8), affines["lps"])
+        write_nifti(path, mask.astype(np.uint8), AFFINES["lps"])
     agreed = majority(AnnotatedInstance("tumor_instance-1", 0, paths), (2.5, 0.8, 0.8))
     whole = np.zeros(SHAPE, bool)
     whole[agreed.window] = agreed.mask
@@ -260,8 +220,8 @@ def test_excluding_the_bad_case_helps(raw, tmp_path):
     assert len(prepared(raw, tmp_path / "task", exclude_cases=excluded).cases()) == 4
 
 
-def test_another_geometry(raw, tmp_path, write_nifti, affines):
-    write_nifti(annotation(raw, 3), TUMOUR, affines["ras"])
+def test_another_geometry(raw, tmp_path):
+    write_nifti(annotation(raw, 3), TUMOUR, AFFINES["ras"])
     message = (
         r"tumor_instance-1_annotation-3\.nii\.gz: geometry differs from imaging\.nii\.gz: spacing .*: download both"
     )
@@ -269,7 +229,7 @@ def test_another_geometry(raw, tmp_path, write_nifti, affines):
         prepared(raw, tmp_path / "task")
 
 
-def test_maps_are_binary(raw, tmp_path, write_nifti, affines):
-    write_nifti(annotation(raw, 3), TUMOUR * np.uint8(2), affines["lps"])
+def test_maps_are_binary(raw, tmp_path):
+    write_nifti(annotation(raw, 3), TUMOUR * np.uint8(2), AFFINES["lps"])
     with pytest.raises(InputError, match=r"annotation-3\.nii\.gz: holds value 2, but maps of one instance are binary"):
         prepared(raw, tmp_path / "task")

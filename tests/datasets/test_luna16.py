@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from downloads.luna16 import COLUMNS, FLIPPED, SHAPE, STRAIGHT, case_id, download, uid, write_scan
 
 from detpretrain import boxes as box_ops
 from detpretrain import volumes
@@ -15,61 +16,13 @@ from detpretrain.errors import InputError
 from detpretrain.files import read_json
 from detpretrain.tasks import Task
 
-ROOT = "1.3.6.1.4.1.14519.5.2.1.6279.6001."
-SHAPE = (12, 20, 24)
-STRAIGHT, FLIPPED = "1 0 0 0 1 0 0 0 1", "-1 0 0 0 -1 0 0 0 1"
-COLUMNS = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"
 ENTRY = {"class": "detpretrain.datasets.luna16.LUNA16", "splits": {"folds": 10}, "allow_partial": True}
 SIDES = ["z1", "y1", "x1", "z2", "y2", "x2"]
-FLIPPED_SCAN = 3
-
-
-def uid(number: int) -> str:
-    return f"{ROOT}{number}"
-
-
-def case_id(number: int) -> str:
-    return uid(number).replace(".", "_")
-
-
-def write_scan(path: Path, array: np.ndarray, matrix=STRAIGHT, offset="-10 -20 -30", spacing="0.5 0.5 2") -> None:
-    """A scan as the challenge ships it: a text header and the voxels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    depth, height, width = array.shape
-    fields = {
-        "ObjectType": "Image",
-        "NDims": 3,
-        "BinaryData": "True",
-        "BinaryDataByteOrderMSB": "False",
-        "CompressedData": "False",
-        "TransformMatrix": matrix,
-        "Offset": offset,
-        "CenterOfRotation": "0 0 0",
-        "AnatomicalOrientation": "RAI",
-        "ElementSpacing": spacing,
-        "DimSize": f"{width} {height} {depth}",
-        "ElementType": "MET_SHORT",
-        "ElementDataFile": f"{path.name}.raw",
-    }
-    path.with_name(f"{path.name}.mhd").write_text("".join(f"{key} = {value}\n" for key, value in fields.items()))
-    path.with_name(f"{path.name}.raw").write_bytes(array.astype("<i2").tobytes())
 
 
 @pytest.fixture
 def raw(tmp_path) -> Path:
-    """Scans 0 .. 10, scan n in subset n, 10 in subset 0; 0 and 3 (flipped) with a nodule at the same index, 1 with two."""
-    folder = tmp_path / "LUNA16"
-    for number in range(11):
-        voxels = np.random.default_rng(number).integers(-1000, 400, SHAPE)
-        flipped = {"matrix": FLIPPED, "offset": "10 20 -30"} if number == FLIPPED_SCAN else {}
-        write_scan(folder / f"subset{number % 10}" / uid(number), voxels, **flipped)
-    lines = [(0, -6, -16, -20, 4), (3, 6, 16, -20, 4), (1, -5, -15, -18, 8), (1, -5, -15.5, -18, 3)]
-    (folder / "annotations.csv").write_text(COLUMNS + "".join(f"{uid(n)},{x},{y},{z},{d}\n" for n, x, y, z, d in lines))
-    package = folder / "evaluationScript" / "annotations"
-    package.mkdir(parents=True)
-    (package / "annotations_excluded.csv").write_text(f"{COLUMNS}{uid(5)},0,0,0,-1\n")
-    (package / "seriesuids.csv").write_text("".join(f"{uid(n)}\n" for n in reversed(range(11))))
-    return folder
+    return download(tmp_path / "LUNA16")
 
 
 def prepared(raw: Path, **changes) -> Task:

@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from downloads.msd_pancreas import NAMES, description, download, organ
+from nifti_files import AFFINES, world, write_nifti
 
 from detpretrain import volumes
 from detpretrain.datasets import label_maps
@@ -19,60 +21,12 @@ ENTRY = {
     "splits": {"folds": 2, "seed": 1},
     "allow_partial": True,
 }
-NAMES = [f"pancreas_{number:03d}" for number in (1, 4, 5, 6, 10, 12, 15, 16, 18, 19)]
-SHAPE = (6, 12, 14)
 BOXES = ["z1", "y1", "x1", "z2", "y2", "x2"]
 
 
-def organ() -> np.ndarray:
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[1:5, 1:11, 1:13] = 1
-    return mask
-
-
 @pytest.fixture
-def raw(tmp_path, write_nifti, affines):
-    """All cases have one tumour of 2 x 4 x 5 voxels; three have something special."""
-    folder = tmp_path / "Task07_Pancreas"
-    rng = np.random.default_rng(0)
-    for name in NAMES:
-        label = organ()
-        label[2:4, 3:7, 4:9] = 2
-        affine, slope = affines["lps"], 1.0
-        if name == "pancreas_001":  # turned; two tumours, one of two boxes that touch in a corner, and a speck
-            affine = affines["oblique"]
-            label[4, 7:9, 9:11] = 2
-            label[1:3, 3:6, 0:3] = 2
-            label[5, 11, 13] = 2
-        elif name == "pancreas_004":  # floats in the file: 0.5 * 2 and 0.5 * 4
-            label, slope = label.astype(np.int16) * 2, 0.5
-        elif name == "pancreas_005":  # 2 voxels in-plane are 2.4 mm
-            label = organ()
-            label[1:5, 3:5, 4:9] = 2
-        elif name == "pancreas_010":
-            label = organ()
-        image = rng.integers(0, 2000, SHAPE).astype(np.int16)
-        write_nifti(folder / "imagesTr" / f"{name}.nii.gz", image, affine, intercept=-1024.0)
-        write_nifti(folder / "labelsTr" / f"{name}.nii.gz", label, affine, slope)
-        for part in ("imagesTr", "labelsTr"):
-            (folder / part / f"._{name}.nii.gz").write_bytes(b"\0\5\26\7Mac OS X")
-    (folder / "dataset.json").write_text(json.dumps(description(NAMES)))
-    return folder
-
-
-def description(names: list[str]) -> dict:
-    return {
-        "name": "Pancreas",
-        "description": "Pancreas and Cancer",
-        "licence": "CC-BY-SA 4.0",
-        "tensorImageSize": "3D",
-        "modality": {"0": "CT"},
-        "labels": {"0": "background", "1": "pancreas", "2": "cancer"},
-        "numTraining": len(names),
-        "numTest": 1,
-        "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
-        "test": ["./imagesTs/pancreas_002.nii.gz"],
-    }
+def raw(tmp_path):
+    return download(tmp_path / "Task07_Pancreas")
 
 
 def prepared(raw, output, **changes) -> Task:
@@ -84,7 +38,7 @@ def boxes(task: Task, case: str) -> list[list[float]]:
     return task.objects().query("case == @case")[BOXES].to_numpy().tolist()
 
 
-def test_objects(raw, tmp_path, affines, world):
+def test_objects(raw, tmp_path):
     task = prepared(raw, tmp_path / "task")
     assert task.labels == {0: "tumour"}
     assert task.modalities == {0: "CT"}
@@ -96,7 +50,7 @@ def test_objects(raw, tmp_path, affines, world):
     assert found == [[0, 2, -1, 3, 6, 3], [1, 2, 3, 5, 9, 11]]  # in scan order; the speck is gone
     geometry = volumes.read_geometry(task.label_path("pancreas_001"))
     corners = np.reshape(found, (-1, 3))
-    np.testing.assert_allclose(geometry.index_to_world(corners), world(affines["oblique"], corners), atol=1e-4)
+    np.testing.assert_allclose(geometry.index_to_world(corners), world(AFFINES["oblique"], corners), atol=1e-4)
     # by hand: z, y, x = 1, 2, 3 -> RAS x = .64 * 3 - .48 * 2 + 11, y = .48 * 3 + .64 * 2 - 22, z = -2.5 + 33
     np.testing.assert_allclose(geometry.index_to_world(corners[2]), [[-11.96, 19.28, 30.5]], atol=1e-4)
     assert volumes.read_geometry(task.image_paths("pancreas_001")[0]).matches(geometry)
@@ -167,8 +121,8 @@ def edit(raw, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def other_geometry(raw, write_nifti, affines):
-    write_nifti(raw / "labelsTr" / "pancreas_006.nii.gz", organ(), affines["ras"])
+def other_geometry(raw):
+    write_nifti(raw / "labelsTr" / "pancreas_006.nii.gz", organ(), AFFINES["ras"])
 
 
 def truncate(path):
@@ -250,8 +204,8 @@ def test_defects_of_the_download(raw, tmp_path, defect):
         prepared(raw, tmp_path / "task")
 
 
-def test_another_geometry(raw, tmp_path, write_nifti, affines):
-    other_geometry(raw, write_nifti, affines)
+def test_another_geometry(raw, tmp_path):
+    other_geometry(raw)
     message = r"labelsTr/pancreas_006\.nii\.gz: geometry differs from pancreas_006\.nii\.gz: spacing .*: download both"
     with pytest.raises(InputError, match=message):
         prepared(raw, tmp_path / "task")
@@ -284,25 +238,25 @@ def test_listed_cases_that_are_missing_are_a_partial_download(raw, tmp_path):
         (1, 70000.0, r"pancreas_006\.nii\.gz: holds values from 0 to 70000, not labels"),
     ],
 )
-def test_voxels_that_are_no_labels(raw, tmp_path, write_nifti, affines, value, slope, message):
+def test_voxels_that_are_no_labels(raw, tmp_path, value, slope, message):
     label = organ().astype(np.int16)
     label[0, 0, 0] = value
-    write_nifti(raw / "labelsTr" / "pancreas_006.nii.gz", label, affines["lps"], slope)
+    write_nifti(raw / "labelsTr" / "pancreas_006.nii.gz", label, AFFINES["lps"], slope)
     with pytest.raises(InputError, match=message):
         prepared(raw, tmp_path / "task")
 
 
-def test_labels_are_read_in_slabs(tmp_path, write_nifti, affines, monkeypatch):
+def test_labels_are_read_in_slabs(tmp_path, monkeypatch):
     monkeypatch.setattr(label_maps, "_SLAB", 3 * 12 * 14)  # three slices
     array = np.random.default_rng(0).integers(0, 300, (8, 12, 14)).astype(np.float32)
     path = tmp_path / "labels.nii.gz"
-    write_nifti(path, array, affines["lps"])
+    write_nifti(path, array, AFFINES["lps"])
     labels = label_maps.read_labels(path)
     assert labels.dtype == np.uint16
     np.testing.assert_array_equal(labels, array)
     for where in ((0, 0, 0), (7, 11, 13)):
         broken = array.copy()
         broken[where] += 0.5
-        write_nifti(path, broken, affines["lps"])
+        write_nifti(path, broken, AFFINES["lps"])
         with pytest.raises(InputError, match="holds fractions"):
             label_maps.read_labels(path)

@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from downloads.ribfrac import SHAPE, VALIDATION, download
+from nifti_files import AFFINES, world, write_nifti
 
 from detpretrain import volumes
 from detpretrain.datasets.prepare import prepare
@@ -14,62 +16,12 @@ from detpretrain.errors import InputError
 from detpretrain.tasks import Task
 
 ENTRY = {"class": "detpretrain.datasets.ribfrac.RibFrac", "splits": {"folds": 2, "seed": 1}, "allow_partial": True}
-SHAPE = (8, 12, 14)
 BOXES = ["z1", "y1", "x1", "z2", "y2", "x2"]
-FIRST = """public_id,label_id,label_code
-RibFrac1,0,0
-RibFrac1,1,2
-RibFrac1,2,-1
-RibFrac1,3,4
-RibFrac2,0,0
-"""
-SECOND = """public_id,label_id,label_code
-RibFrac301,0,0
-RibFrac301,1,1
-RibFrac301,2,0
-RibFrac301,4,3
-RibFrac301,9,3
-RibFrac302,0,0
-RibFrac302,1,1
-"""
-VALIDATION = """public_id,label_id,label_code
-RibFrac421,0,0
-RibFrac421,1,1
-RibFrac422,0,0
-RibFrac422,1,1
-RibFrac423,0,0
-RibFrac423,1,1
-"""
 
 
 @pytest.fixture
-def raw(tmp_path, write_nifti, affines):
-    folder = tmp_path / "RibFrac"
-    rng = np.random.default_rng(1)
-    for number in (1, 2, 301, 302, 421, 422, 423):
-        part = f"Part{1 + (number > 300)}" if number <= 420 else "."
-        label = np.zeros(SHAPE, np.uint8)
-        affine, slope = affines["lps"], 1.0
-        if number == 1:  # turned; three fractures, one of them in two parts
-            affine = affines["oblique"]
-            label[1:3, 2:4, 2:5] = 1
-            label[5, 8, 3:6] = 2
-            label[3:5, 0:2, 10:12] = 3
-            label[6, 10, 13] = 3
-        elif number == 301:  # 2 is background in the sheet, 5 unknown to it; 9 is missing here; a scale in the header
-            affine, slope = affines["ras"], 0.5
-            label = label.astype(np.int16)
-            for value in (1, 2, 4, 5):
-                label[value, 2 * value : 2 * value + 2, 3:7] = 2 * value
-        elif number != 2:
-            label[2:4, 3:7, 4:9] = 1
-        image = rng.integers(-1000, 1000, SHAPE).astype(np.int32)
-        write_nifti(folder / "imagesTr" / part / f"RibFrac{number}-image.nii.gz", image, affine)
-        write_nifti(folder / "labelsTr" / part / f"RibFrac{number}-label.nii.gz", label, affine, slope)
-    (folder / "ribfrac-train-info-1.csv").write_text(FIRST)
-    (folder / "ribfrac-train-info-2.csv").write_text(SECOND)
-    (folder / "ribfrac-val-info.csv").write_text(VALIDATION)
-    return folder
+def raw(tmp_path):
+    return download(tmp_path / "RibFrac")
 
 
 def prepared(raw, output, **changes) -> Task:
@@ -81,7 +33,7 @@ def boxes(task: Task, case: str) -> list[list[float]]:
     return task.objects().query("case == @case")[BOXES].to_numpy().tolist()
 
 
-def test_objects(raw, tmp_path, affines, world):
+def test_objects(raw, tmp_path):
     task = prepared(raw, tmp_path / "task")
     assert task.labels == {0: "fracture"}
     assert task.cases() == [
@@ -101,7 +53,7 @@ def test_objects(raw, tmp_path, affines, world):
     for case, name in (("RibFrac1", "oblique"), ("RibFrac301", "ras")):
         geometry = volumes.read_geometry(task.label_path(case))
         corners = np.reshape(boxes(task, case), (-1, 3))
-        np.testing.assert_allclose(geometry.index_to_world(corners), world(affines[name], corners), atol=1e-4)
+        np.testing.assert_allclose(geometry.index_to_world(corners), world(AFFINES[name], corners), atol=1e-4)
     # by hand, RibFrac301: index z, y, x = 0, 1, 2 -> RAS -80 + .75 * 2, -70 + .75 * 1, 40
     np.testing.assert_allclose(geometry.index_to_world(corners[0]), [[78.5, 69.25, 40]], atol=1e-4)
 
@@ -244,18 +196,18 @@ def test_listed_cases_that_are_missing_are_a_partial_download(raw, tmp_path):
     assert len(prepared(raw, tmp_path / "task").cases()) == 5
 
 
-def test_another_geometry(raw, tmp_path, write_nifti, affines):
-    write_nifti(raw / "labelsTr" / "RibFrac421-label.nii.gz", np.zeros(SHAPE, np.uint8), affines["ras"])
+def test_another_geometry(raw, tmp_path):
+    write_nifti(raw / "labelsTr" / "RibFrac421-label.nii.gz", np.zeros(SHAPE, np.uint8), AFFINES["ras"])
     message = r"RibFrac421-label\.nii\.gz: geometry differs from RibFrac421-image\.nii\.gz: spacing .*: download both"
     with pytest.raises(InputError, match=message):
         prepared(raw, tmp_path / "task")
     assert len(prepared(raw, tmp_path / "task", exclude_cases={"RibFrac421": "shifted"}).cases()) == 6
 
 
-def test_many_instances(raw, tmp_path, write_nifti, affines):
+def test_many_instances(raw, tmp_path):
     """More than a byte holds."""
     label = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE) % 301
-    write_nifti(raw / "labelsTr" / "RibFrac421-label.nii.gz", label, affines["lps"])
+    write_nifti(raw / "labelsTr" / "RibFrac421-label.nii.gz", label, AFFINES["lps"])
     extra = "".join(f"RibFrac421,{number},1\n" for number in range(2, 301))
     (raw / VAL).write_text(VALIDATION + extra)
     task = prepared(raw, tmp_path / "task")
