@@ -52,25 +52,33 @@ TARGET_AP, MINUTES = 0.95, 10.0
 CONFIDENT, SAME_OBJECT = 0.3, 0.5  # score and IoU
 
 
-class PairCounter(nn.Module):
-    """A detector that counts, over all tiles, the pairs of confident boxes of one class that overlap like one object's."""
+class PairFinder(nn.Module):
+    """A detector that keeps, over all tiles, the pairs of confident boxes of one class that overlap like one object's."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        self.detector, self.pairs = detector, 0
+        self.detector, self.pairs = detector, []
 
     def predict(self, images: torch.Tensor) -> list[Detections]:
         found = self.detector.predict(images)
-        self.pairs += sum(map(duplicates, found))
+        self.pairs += [pair for tile in found for pair in duplicates(tile)]
         return found
 
 
-def duplicates(found: Detections) -> int:
-    """Pairs of one tile: both scores above 0.3, one class, IoU above 0.5."""
+def duplicates(found: Detections) -> list[dict[str, Any]]:
+    """Pairs of one tile (both scores above 0.3, one class, IoU above 0.5), with what tells where they come from."""
     confident = found.scores > CONFIDENT
-    boxes, labels = found.boxes[confident], found.labels[confident]
-    same = (box_ops.iou(boxes, boxes) > SAME_OBJECT) & (labels[:, None] == labels)
-    return int(same.triu(diagonal=1).sum())
+    boxes, labels, scores = found.boxes[confident], found.labels[confident], found.scores[confident]
+    overlap = box_ops.iou(boxes, boxes)
+    same = ((overlap > SAME_OBJECT) & (labels[:, None] == labels)).triu(diagonal=1)
+    return [
+        {
+            "scores": [round(float(scores[i]), 2), round(float(scores[j]), 2)],
+            "iou": round(float(overlap[i, j]), 2),
+            "boxes": [[round(edge, 1) for edge in boxes[k].tolist()] for k in (i, j)],
+        }
+        for i, j in same.nonzero().tolist()
+    ]
 
 
 def preprocessed(chosen: study.Study, plan: str, volumes: int, folder: Path) -> Path:
@@ -103,9 +111,9 @@ def overfit(chosen: study.Study, detector: str, arguments: argparse.Namespace, f
     trained = time.monotonic()
     device = runtime.prepare(cell.recipe.get("threads", 1))
     model = load(output / "model.pth", device)
-    counter = PairCounter(model.detector)
+    finder = PairFinder(model.detector)
     cases = [record["case"] for record in read_json(data / "index.json")["cases"]]
-    table = match_cases(replace(model, detector=counter), cell, data, task, cases, device)
+    table = match_cases(replace(model, detector=finder), cell, data, task, cases, device)
     scores = scores_by_test_set(table, model.plan["classes"])[CROSS_VALIDATION]
     minutes = (time.monotonic() - started) / 60
     result |= {
@@ -117,8 +125,8 @@ def overfit(chosen: study.Study, detector: str, arguments: argparse.Namespace, f
     }
     reached = scores["AP@0.10"] >= TARGET_AP and minutes <= arguments.minutes
     if isinstance(model.detector, DeformableDETR):  # the others suppress such pairs
-        result["duplicate_pairs"] = counter.pairs
-        reached = reached and counter.pairs == 0
+        result["duplicate_pairs"] = finder.pairs
+        reached = reached and not finder.pairs
     return {**result, "reached": reached}
 
 

@@ -262,8 +262,10 @@ def _check_references(study: Study) -> None:
         study.entry("recipes", recipe)
     if "probe" in study.config:
         study.entry("datasets", study.config["probe"]["dataset"])
-    for key in ("raw", "allow_partial"):
-        for dataset in study.config.get(key, ()):
+    named = {key: study.config.get(key, ()) for key in ("raw", "allow_partial")}
+    named["runtime.shards"] = study.config["runtime"].get("shards", ())
+    for key, datasets in named.items():
+        for dataset in datasets:
             if dataset not in study.entries["datasets"]:
                 hint = nearest(dataset, study.entries["datasets"])
                 raise InputError(f"study {study.name}: {key}: no data set {dataset!r}{hint}")

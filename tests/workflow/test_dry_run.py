@@ -54,6 +54,16 @@ def test_one_cell_plans_itself_and_its_inputs(repository, count, init, expected)
     assert {job.wildcards["fold"] for job in jobs if "fold" in job.wildcards} == {"0"}
 
 
+def test_a_data_set_is_preprocessed_by_as_many_jobs_as_the_study_says(repository, count, tmp_path):
+    more = tmp_path / "more.yaml"
+    more.write_text("runtime: {shards: {smoke_corpus: 3}}\n")
+    jobs = repository.planned(CELL.format(init="mae"), "--configfile", "config/smoke.yaml", str(more))
+    assert count(jobs) == PRETRAINED | {"preprocess_shard": 3}
+    shards = [job.wildcards for job in jobs if job.rule == "preprocess_shard"]
+    assert {one["dataset"] for one in shards} == {"smoke_corpus"}
+    assert sorted((one["shard"], one["shards"]) for one in shards) == [("0", "3"), ("1", "3"), ("2", "3")]
+
+
 def test_file_of_no_cell_is_refused(repository):
     text = repository.snakemake("-n", CELL.format(init="mea"), *SMOKE, check=False)
     assert "MissingRuleException" in text

@@ -42,6 +42,7 @@ ONLY_ARGUMENT = f"--only {shlex.quote(str(ONLY))}" if ONLY else ""
 RUNTIME = STUDY.config["runtime"]
 LOADERS = RUNTIME.get("workers", 0)
 PROCESSES = RUNTIME.get("processes", 1)
+SHARDS = RUNTIME.get("shards", {})
 GPUS = RUNTIME.get("gpus", 0)
 RETRIES = 2 if "budget_minutes" in RUNTIME else 0
 PROBE = ["probe.json"] if "probe" in STUDY.config else []
@@ -72,11 +73,20 @@ wildcard_constraints:
     backbone="|".join(STUDY.entries["backbones"]),
     fold=r"\d+",
     seed=r"\d+",
+    shard=r"\d+",
+    shards=r"\d+",
 
 
 def prepare_threads(wildcards):
     """Downloads are converted case by case in parallel, generated data are not."""
     return PROCESSES if "raw" in STUDY.entry("datasets", wildcards.dataset) else 1
+
+
+def preprocessed_shards(wildcards):
+    """The lists of the jobs that preprocess a data set together; none where a single job does."""
+    count = SHARDS.get(wildcards.dataset, 1)
+    folder = f"{DATA}/{wildcards.dataset}/{wildcards.plan}/shards"
+    return [f"{folder}/{i}-of-{count}.json" for i in range(count)] if count > 1 else []
 
 
 def detector_plan(wildcards):

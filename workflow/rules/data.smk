@@ -52,11 +52,41 @@ rule plan:
         "--recipe {params.recipe} --task {input.dataset} --output {output} --threads {threads} > {log} 2>&1"
 
 
+rule preprocess_shard:
+    input:
+        dataset="<results>/data/{dataset}/task/dataset.json",
+        cases="<results>/data/{dataset}/task/cases.csv",
+        plan="<results>/data/{dataset}/{plan}/plan.json",
+    output:
+        "<results>/data/{dataset}/{plan}/shards/{shard}-of-{shards}.json",
+    log:
+        "<results>/logs/preprocess/{dataset}-{plan}-{shard}-of-{shards}.log",
+    benchmark:
+        "<results>/benchmarks/preprocess/{dataset}-{plan}-{shard}-of-{shards}.tsv"
+    priority: 20
+    conda:
+        "../../envs/environment.yaml"
+    threads: PROCESSES
+    resources:
+        mem_mb=16000,
+        runtime=720,
+    params:
+        recipe=leaves.recipe("preprocess", {}),
+        preprocessed=lambda wildcards: (
+            f"{DATA}/{wildcards.dataset}/{wildcards.plan}/preprocessed"
+        ),
+    shell:
+        'python "$SCRIPTS/preprocess_shard.py" --recipe {params.recipe} --task {input.dataset} --plan {input.plan} '
+        "--shard {wildcards.shard} --shards {wildcards.shards} --preprocessed {params.preprocessed} --output {output} "
+        "--threads {threads} > {log} 2>&1"
+
+
 rule preprocess:
     input:
         dataset="<results>/data/{dataset}/task/dataset.json",
         cases="<results>/data/{dataset}/task/cases.csv",
         plan="<results>/data/{dataset}/{plan}/plan.json",
+        shards=preprocessed_shards,
     output:
         "<results>/data/{dataset}/{plan}/preprocessed/index.json",
     log:
@@ -74,4 +104,4 @@ rule preprocess:
         recipe=leaves.recipe("preprocess", {}),
     shell:
         'python "$SCRIPTS/preprocess.py" --recipe {params.recipe} --task {input.dataset} --plan {input.plan} '
-        "--output {output} --threads {threads} > {log} 2>&1"
+        "--shards {input.shards} --output {output} --threads {threads} > {log} 2>&1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ INDEX_KEYS = ("case", "test_set", "shape", "ids", "classes", "boxes", "ignored",
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """One case to be preprocessed."""
+
     files: CaseFiles
     plan: dict[str, Any]
     output: Path
@@ -52,25 +54,36 @@ def preprocess_task(task_root: Path | str, plan: Mapping[str, Any], output: Path
     Raises:
         InputError: one or more cases are bad (one message names them all), or the plan does not fit the task.
     """
-    task, output = Task.read(task_root), Path(output)
+    jobs = jobs_of_task(task_root, plan, output)
+    (Path(output) / INDEX).unlink(missing_ok=True)
+    write_json(Path(output) / INDEX, {"cases": preprocess_jobs(jobs, workers), "plan": dict(plan)})
+
+
+def jobs_of_task(task_root: Path | str, plan: Mapping[str, Any], output: Path | str) -> list[Job]:
+    """All cases of a task; ``InputError`` when the plan does not fit the task, or it has no case."""
+    task = Task.read(task_root)
     if len(task.modalities) != plan["channels"]:
         raise InputError(
             f"{task.root}: {len(task.modalities)} modalities, the plan has {plan['channels']}: plan this task again"
         )
-    jobs = [_Job(files, dict(plan), output) for test_set in task.test_sets for files in find_cases(task, test_set)]
+    jobs = [Job(files, dict(plan), Path(output)) for test_set in task.test_sets for files in find_cases(task, test_set)]
     if not jobs:
         raise InputError(f"{task.raw}: no image CASE_0000.nii.gz in any images* folder: prepare the task again")
-    output.mkdir(parents=True, exist_ok=True)
-    (output / INDEX).unlink(missing_ok=True)
+    return jobs
+
+
+def preprocess_jobs(jobs: Sequence[Job], workers: int) -> list[dict[str, Any]]:
+    """Preprocesses cases, which may be none; returns their entries of the index."""
+    for job in jobs[:1]:
+        job.output.mkdir(parents=True, exist_ok=True)
     cases = map_cases(_preprocess_case, jobs, workers, name=lambda job: job.files.case, what="preprocessed")
     for properties in cases:
         for line in _warnings(properties):
             log.warning(line)
-    entries = [{key: properties[key] for key in INDEX_KEYS} for properties in cases]
-    write_json(output / INDEX, {"cases": entries, "plan": dict(plan)})
+    return [{key: properties[key] for key in INDEX_KEYS} for properties in cases]
 
 
-def _preprocess_case(job: _Job) -> dict[str, Any]:
+def _preprocess_case(job: Job) -> dict[str, Any]:
     """Writes one case and returns its properties."""
     for path in job.files.all:
         if not path.is_file():
@@ -112,7 +125,7 @@ def _warnings(properties: Mapping[str, Any]) -> list[str]:
     return [f"{properties['case']}: no voxel is left of instance {ids} after resampling: not used in training"]
 
 
-def _digest(job: _Job) -> str:
+def _digest(job: Job) -> str:
     """Identifies the result of a job: the bytes of its files, the plan, the version."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([VERSION, job.files.case, job.files.test_set, job.plan], sort_keys=True).encode())
@@ -122,7 +135,7 @@ def _digest(job: _Job) -> str:
     return digest.hexdigest()
 
 
-def _finished(job: _Job, digest: str) -> dict[str, Any] | None:
+def _finished(job: Job, digest: str) -> dict[str, Any] | None:
     """The properties of a case that an earlier run has written from the same source."""
     path = job.output / f"{job.files.case}.json"
     if not path.exists():
