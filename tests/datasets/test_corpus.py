@@ -113,7 +113,7 @@ def test_an_interrupted_corpus_goes_on(tmp_path, mini_raw, monkeypatch):
     calls = []
     real = conversion.table_rows
 
-    def dies(task, record):
+    def dies(task, record, instances):
         calls.append(record.case)
         if len(calls) == 2:
             raise KeyboardInterrupt
