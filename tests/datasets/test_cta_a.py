@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from downloads.cta_a import HEADER, SHAPE, download, dumbbell, write_sheet
 from nifti_files import AFFINES, world, write_nifti
+from prepared_tasks import boxes
 from scipy import ndimage
 
 from detpretrain import volumes
@@ -26,7 +27,6 @@ from detpretrain.errors import InputError
 from detpretrain.tasks import Task
 
 ENTRY = {"class": "detpretrain.datasets.cta_a.CTAneurysms", "splits": {"folds": 2, "seed": 1}, "allow_partial": True}
-BOXES = ["z1", "y1", "x1", "z2", "y2", "x2"]
 
 
 @pytest.fixture
@@ -37,10 +37,6 @@ def raw(tmp_path):
 def prepared(raw, output, **changes) -> Task:
     prepare("cta_a", {**ENTRY, "raw": str(raw), **changes}, output)
     return Task.read(output)
-
-
-def boxes(task: Task, case: str) -> list[list[float]]:
-    return task.objects().query("case == @case")[BOXES].to_numpy().tolist()
 
 
 def test_objects(raw, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from downloads.kits21 import READERS, SHAPE, TUMOUR, block, download, write_case
 from nifti_files import AFFINES, world, write_nifti
+from prepared_tasks import boxes
 
 from detpretrain import volumes
 from detpretrain.datasets.kits21 import Agreed, AnnotatedInstance, KiTS21, majority, painted
@@ -16,7 +17,6 @@ from detpretrain.errors import InputError
 from detpretrain.tasks import Task
 
 ENTRY = {"class": "detpretrain.datasets.kits21.KiTS21", "splits": {"folds": 2, "seed": 1}, "allow_partial": True}
-BOXES = ["z1", "y1", "x1", "z2", "y2", "x2"]
 
 
 @pytest.fixture
@@ -27,10 +27,6 @@ def raw(tmp_path):
 def prepared(raw, output, **changes) -> Task:
     prepare("kits21", {**ENTRY, "raw": str(raw), **changes}, output)
     return Task.read(output)
-
-
-def boxes(task: Task, case: str) -> list[list[float]]:
-    return task.objects().query("case == @case")[BOXES].to_numpy().tolist()
 
 
 def test_objects(raw, tmp_path):

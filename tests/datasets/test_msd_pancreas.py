@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from downloads.msd_pancreas import NAMES, description, download, organ
 from nifti_files import AFFINES, world, write_nifti
+from prepared_tasks import boxes
 
 from detpretrain import volumes
 from detpretrain.datasets import label_maps
@@ -21,7 +22,6 @@ ENTRY = {
     "splits": {"folds": 2, "seed": 1},
     "allow_partial": True,
 }
-BOXES = ["z1", "y1", "x1", "z2", "y2", "x2"]
 
 
 @pytest.fixture
@@ -32,10 +32,6 @@ def raw(tmp_path):
 def prepared(raw, output, **changes) -> Task:
     prepare("msd_pancreas", {**ENTRY, "raw": str(raw), **changes}, output)
     return Task.read(output)
-
-
-def boxes(task: Task, case: str) -> list[list[float]]:
-    return task.objects().query("case == @case")[BOXES].to_numpy().tolist()
 
 
 def test_objects(raw, tmp_path):
