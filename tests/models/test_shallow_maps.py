@@ -4,6 +4,7 @@ from torch import nn
 
 from detpretrain.models.resenc import ResEnc
 from detpretrain.models.shallow_maps import DeepenedConv3d, guard
+from detpretrain.training.precision import cpu_has_bf16
 
 
 def gradients(convolution, maps, upstream, bf16):
@@ -23,13 +24,15 @@ def test_bf16_gradients_of_maps_two_voxels_deep_are_those_of_float64(shape, chan
     maps = torch.randn(shape)
     layout = {"memory_format": torch.channels_last_3d} if channels_last else {}
     upstream = torch.randn(shape[0], 24, *shape[2:])
+    # without fast bf16, which no training uses, sums round more often: 1.07 % was seen
+    tolerance = 0.01 if cpu_has_bf16() else 0.02
     for _ in range(3):  # what is wrong without it changes from call to call
         found = gradients(convolution.to(**layout), maps.to(**layout), upstream, bf16=True)
         plain = nn.Conv3d(shape[1], 24, 3, padding=1).double()
         plain.load_state_dict(convolution.state_dict())
         expected = gradients(plain, maps.double(), upstream.double(), bf16=False)
         for ours, theirs in zip(found, expected, strict=True):
-            assert (ours - theirs).norm() / theirs.norm() < 0.02
+            assert (ours - theirs).norm() / theirs.norm() < tolerance
 
 
 def test_other_maps_pass_through():
