@@ -82,12 +82,15 @@ def duplicates(found: Detections) -> list[dict[str, Any]]:
 
 
 def preprocessed(chosen: study.Study, plan: str, volumes: int, folder: Path) -> Path:
-    """The preprocessed volumes for a plan; their task's only fold trains and validates on all of them."""
+    """The preprocessed volumes for a plan; their task's only fold trains on all of them but one, its validation.
+
+    A fold that validates on what it trains on would be refused as a leak, rightly.
+    """
     task, output = folder / "task", folder / plan
     if not task.exists():
-        prepare(DATASET, {**chosen.entry("datasets", DATASET), "cases": volumes}, task)
+        prepare(DATASET, {**chosen.entry("datasets", DATASET), "cases": volumes + 1}, task)
         cases = sorted(case for fold in read_splits(task / "splits.json") for case in fold["val"])
-        write_json(task / "splits.json", {"folds": [{"train": cases, "val": cases}]})
+        write_json(task / "splits.json", {"folds": [{"train": cases[:-1], "val": cases[-1:]}]})
     if not output.exists():
         plan_task(task, DATASET, plan, chosen.plan_spec(plan), folder / f"{plan}.json")
         preprocess_task(task, read_json(folder / f"{plan}.json"), output)
@@ -112,7 +115,7 @@ def overfit(chosen: study.Study, detector: str, arguments: argparse.Namespace, f
     device = runtime.prepare(cell.recipe.get("threads", 1))
     model = load(output / "model.pth", device)
     finder = PairFinder(model.detector)
-    cases = [record["case"] for record in read_json(data / "index.json")["cases"]]
+    cases = read_splits(task / "splits.json")[0]["train"]
     table = match_cases(replace(model, detector=finder), cell, data, task, cases, device)
     scores = scores_by_test_set(table, model.plan["classes"])[CROSS_VALIDATION]
     minutes = (time.monotonic() - started) / 60

@@ -57,28 +57,28 @@ def _classes(value: Any) -> Iterator[str]:
 def source_hash(modules: tuple[str, ...]) -> str:
     """Hash of the modules and of everything they import from this package; comments and formatting do not change it."""
     digest = hashlib.sha256()
-    for path in sorted(closure(modules)):
-        tree = ast.dump(ast.parse(path.read_text(encoding="utf-8")), include_attributes=False)
-        digest.update(f"{path.relative_to(PACKAGE)}\0{tree}\0".encode())
+    for path, tree in sorted(closure(modules).items()):
+        dump = ast.dump(tree, include_attributes=False)
+        digest.update(f"{path.relative_to(PACKAGE)}\0{dump}\0".encode())
     return digest.hexdigest()[:12]
 
 
-def closure(modules: Iterable[str]) -> set[Path]:
-    """Files of the package that the modules import, directly or not, themselves included; other packages are left out."""
-    found: set[Path] = set()
+def closure(modules: Iterable[str]) -> dict[Path, ast.Module]:
+    """Files of the package that the modules import, directly or not, themselves included, parsed; no other packages."""
+    found: dict[Path, ast.Module] = {}
     waiting = [path for name in modules for path in _files(name)]
     while waiting:
         path = waiting.pop()
         if path in found:
             continue
-        found.add(path)
-        waiting.extend(_imported(path))
+        found[path] = ast.parse(path.read_text(encoding="utf-8"))
+        waiting.extend(_imported(found[path]))
     return found
 
 
-def _imported(path: Path) -> list[Path]:
+def _imported(tree: ast.Module) -> list[Path]:
     files: list[Path] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -16,6 +16,7 @@ import yaml
 
 from detpretrain import leaves, study
 from detpretrain.inference import model as inference_model
+from detpretrain.tasks import Task, read_splits
 from detpretrain.training import adaptation, checkpoints
 from detpretrain.training.finetune import Cell, finetune
 from detpretrain.training.loop import Stopped
@@ -136,6 +137,17 @@ def test_log_and_model_hold_what_later_stages_read(uninterrupted):
     assert model.provenance["seed"] == 0
     assert model.provenance["device"] == "cpu"
     assert len(model.provenance["recipe"]) == len(model.provenance["source"]) == 12
+
+
+def test_the_model_says_whose_patients_it_has_seen(uninterrupted, nodules):
+    """Those of the training part and of the validation part: no study may score it on either."""
+    content = checkpoints.load(uninterrupted[0] / "model.pth")
+    split = read_splits(nodules / "task" / "splits.json")[0]
+    assert content["trained_on"] == split["train"]
+    [seen] = content["patients"]
+    patients = Task.read(nodules / "task").case_table().set_index("case")["patient"]
+    assert set(patients.loc[split["train"]].astype(str)) <= set(seen["ids"])
+    assert set(patients.loc[split["val"]].astype(str)) <= set(seen["ids"])
 
 
 @pytest.fixture
