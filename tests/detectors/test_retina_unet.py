@@ -1,12 +1,9 @@
-import itertools
-
 import pytest
 import torch
 from small_detections import ONE, OTHER, PATCH, images_of, perturbed, targets_of
 
-from detpretrain.detectors.anchors import AnchorGenerator
 from detpretrain.detectors.criteria import FocalL1, SampledBceGiou
-from detpretrain.detectors.retina_unet import DenseHead, RetinaUNet, check_plan, segmentation_losses, total_stride
+from detpretrain.detectors.retina_unet import RetinaUNet, check_plan, segmentation_losses, total_stride
 from detpretrain.errors import InputError
 from detpretrain.models import box_ops
 from detpretrain.models.resenc import ResEnc
@@ -41,32 +38,10 @@ def test_a_plan_that_does_not_fit_is_an_input_error(change, message):
 BATCHES = {"empty": ([], []), "one": ([ONE], []), "several": ([ONE, OTHER], [OTHER])}
 
 
-def test_outputs_of_a_head_belong_to_the_anchors_of_the_grid():
-    """A single bright position, and one output channel that looks at it: the row must be the anchor of that place and shape."""
-    sizes = {"z": [2, 4, 6], "y": [3, 5, 7], "x": [4, 8, 10]}
-    grid = AnchorGenerator(sizes, [(1, 2, 4)]).grid([(2, 3, 4)], torch.device("cpu"))
-    head = DenseHead(channels=1, width=16, convs=0, shapes=27, outputs=2)
-    shapes = list(itertools.product(sizes["z"], sizes["y"], sizes["x"]))
-    for (z, y, x), shape, output in (((0, 0, 1), 0, 0), ((1, 2, 3), 26, 1), ((1, 0, 2), 5, 1), ((0, 2, 0), 11, 0)):
-        features = torch.zeros(1, 1, 2, 3, 4)
-        features[0, 0, z, y, x] = 1
-        with torch.no_grad():
-            head.out.weight.zero_()
-            head.out.weight[shape * 2 + output, 0, 1, 1, 1] = 1
-            result = head(features)
-        assert result.shape == (1, 24 * 27, 2)
-        rows = result[0, :, output].nonzero()[:, 0].tolist()
-        assert len(rows) == 1
-        assert not result[0, :, 1 - output].any()
-        anchor = grid.boxes[rows[0]]
-        assert ((anchor[:3] + anchor[3:]) / 2).tolist() == [z, 2 * y, 4 * x]
-        assert (anchor[3:] - anchor[:3]).tolist() == list(shapes[shape])
-
-
 def test_anchors_and_predictions_of_all_levels_have_one_order():
     detector = make_detector()
     maps = detector.neck(detector.encoder(images_of(1)))
-    logits, deltas = detector._heads(maps)
+    logits, deltas = detector._logits(maps), detector._deltas(maps)
     grid = detector._grid(maps, torch.device("cpu"))
     assert logits.shape == (1, len(grid.boxes), 2)
     assert deltas.shape == (1, len(grid.boxes), 6)
@@ -76,23 +51,39 @@ def test_anchors_and_predictions_of_all_levels_have_one_order():
     # deltas carry one learnt scale per level
     with torch.no_grad():
         detector.level_scale.copy_(torch.tensor([2.0, 3.0]))
-    rescaled = detector._heads(maps)[1]
+    rescaled = detector._deltas(maps)
     split = first.shape[1]
     torch.testing.assert_close(rescaled[:, :split], deltas[:, :split] * 2)
     torch.testing.assert_close(rescaled[:, split:], deltas[:, split:] * 3)
 
 
+@pytest.mark.parametrize("criterion", [FocalL1, SampledBceGiou])
+def test_the_box_loss_of_a_few_anchors_is_that_of_all_computed(criterion):
+    """Losses and gradients against the regressor's output convolution over every position, picked afterwards."""
+    detector = make_detector(criterion())
+    with torch.no_grad():
+        detector.level_scale.copy_(torch.tensor([2.0, 3.0]))
+    images, targets = images_of(2), targets_of(*BATCHES["several"])
+    few = gradients(detector, images, targets)
+    detector.criterion.load_state_dict(criterion().state_dict())
+    detector._deltas_at = lambda maps, grid, matched: detector._deltas(maps)[matched >= 0]
+    dense = gradients(detector, images, targets)
+    assert few.keys() == dense.keys()
+    for name, expected in dense.items():
+        torch.testing.assert_close(few[name], expected, rtol=1e-4, atol=1e-5, msg=name)
+    assert dense["regressor.out.weight"].any()
+
+
+def gradients(detector, images, targets):
+    torch.manual_seed(0)
+    detector.zero_grad()
+    losses = detector(images, targets)
+    sum(losses.values()).backward()
+    return {**losses, **{name: parameter.grad.clone() for name, parameter in detector.named_parameters()}}
+
+
 def test_total_strides():
     assert [total_stride(STRIDES, level) for level in range(3)] == [[1, 1, 1], [1, 2, 2], [2, 4, 4]]
-
-
-def test_the_plain_published_head_has_2_42_million_parameters():
-    """nnDetection v0.1: one class, two convolutions of 128 channels, 27 anchors."""
-    with torch.device("meta"):
-        heads = [DenseHead(128, 128, 2, 27, 1, -4.6), DenseHead(128, 128, 2, 27, 6)]
-    assert sum(p.numel() for head in heads for p in head.parameters()) / 1e6 == pytest.approx(2.42, abs=0.005)
-    norms = [module for module in heads[0].modules() if isinstance(module, torch.nn.GroupNorm)]
-    assert [norm.num_channels // norm.num_groups for norm in norms] == [16, 16]
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.01])
@@ -106,7 +97,7 @@ def test_both_heads_activate_with_the_slope(slope):
 def test_every_anchor_starts_at_the_prior_probability():
     detector = make_detector(prior=0.01)
     maps = detector.neck(detector.encoder(images_of(2)))
-    assert torch.sigmoid(detector._heads(maps)[0]).mean().item() == pytest.approx(0.01, rel=0.05)
+    assert torch.sigmoid(detector._logits(maps)).mean().item() == pytest.approx(0.01, rel=0.05)
     weights = [module.weight for module in detector.regressor.modules() if isinstance(module, torch.nn.Conv3d)]
     assert all(weight.std().item() == pytest.approx(0.01, rel=0.1) for weight in weights)
 

@@ -17,8 +17,9 @@ from torch.nn import functional
 from detpretrain.detectors.centre_matching import IGNORED, cells, match_centres
 from detpretrain.detectors.contract import Detections, Targets
 from detpretrain.detectors.criteria import anchor_targets
+from detpretrain.detectors.dense_head import DenseHead
 from detpretrain.detectors.losses import one_hot_labels, sigmoid_focal
-from detpretrain.detectors.retina_unet import DenseHead, total_stride
+from detpretrain.detectors.retina_unet import total_stride
 from detpretrain.detectors.selection import Selection
 from detpretrain.errors import InputError
 from detpretrain.models import box_ops

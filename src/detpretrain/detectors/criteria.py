@@ -1,7 +1,8 @@
 """The two published losses of Retina U-Net over anchors, each one class with the same call.
 
-``criterion(logits [B, N, K], deltas [B, N, 6], anchors [N, 6], matched [B, N], boxes, labels) -> {"cls", "box"}``, where
-``matched`` is the object of each anchor (-1 background) and ``boxes``, ``labels`` are the objects of each image.
+``criterion(logits [B, N, K], deltas [P, 6], anchors [N, 6], matched [B, N], boxes, labels) -> {"cls", "box"}``, where
+``matched`` is the object of each anchor (-1 background), ``deltas`` are those of the P anchors that have one, in the order of
+``matched``, and ``boxes``, ``labels`` are the objects of each image.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class FocalL1(nn.Module):
         normaliser = self._normaliser(classes.new_tensor(len(positive), dtype=torch.float32))
         focal = sigmoid_focal(logits.flatten(0, 1), one_hot_labels(classes, logits.shape[-1]), self.alpha, self.gamma)
         coded = box_ops.encode(target_boxes, anchors[positive % len(anchors)])
-        box = functional.l1_loss(deltas.flatten(0, 1)[positive], coded, reduction="sum")
+        box = functional.l1_loss(deltas, coded, reduction="sum")
         return {
             "cls": self.classification_weight * focal.sum() / normaliser,
             "box": self.box_weight * box / normaliser,
@@ -101,7 +102,7 @@ class SampledBceGiou(nn.Module):
         labels: Sequence[Tensor],
     ) -> dict[str, Tensor]:
         classes, target_boxes = anchor_targets(matched, boxes, labels)
-        logits, deltas = logits.flatten(0, 1), deltas.flatten(0, 1)
+        logits = logits.flatten(0, 1)
         chosen, negative = self.sample(logits.detach(), classes, batch=len(matched))
         positive = (classes >= 0).nonzero()[:, 0]
         used = torch.cat([positive[chosen], negative])
@@ -109,7 +110,7 @@ class SampledBceGiou(nn.Module):
         if len(chosen) == 0:
             return {"cls": cls, "box": deltas.sum() * 0}
         picked = positive[chosen]
-        decoded = box_ops.decode(deltas[picked], anchors[picked % len(anchors)])
+        decoded = box_ops.decode(deltas[chosen], anchors[picked % len(anchors)])
         return {"cls": cls, "box": -box_ops.paired_giou(decoded, target_boxes[chosen]).mean()}
 
     def sample(self, logits: Tensor, classes: Tensor, batch: int) -> tuple[Tensor, Tensor]:

@@ -10,44 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detpretrain.detectors.anchors import AnchorGenerator
+from detpretrain.detectors.anchors import AnchorGenerator, AnchorGrid
 from detpretrain.detectors.assignment import atss
 from detpretrain.detectors.contract import Detections, Targets
+from detpretrain.detectors.dense_head import DenseHead
 from detpretrain.detectors.losses import soft_dice
 from detpretrain.detectors.selection import Selection
 from detpretrain.errors import InputError
 from detpretrain.models.fpn import UFPN
-
-
-class DenseHead(nn.Module):
-    """Convolutions with GroupNorm and LeakyReLU, then one output convolution, ``outputs`` per anchor shape; shared by all levels.
-
-    ``slope``: of LeakyReLU, 0 makes it ReLU.
-    """
-
-    def __init__(
-        self, channels: int, width: int, convs: int, shapes: int, outputs: int, bias: float = 0.0, slope: float = 0.01
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for index in range(convs):
-            layers += [
-                nn.Conv3d(channels if index == 0 else width, width, 3, padding=1, bias=False),
-                nn.GroupNorm(max(1, width // 16), width),
-                nn.LeakyReLU(slope, inplace=True),
-            ]
-        self.tower = nn.Sequential(*layers)
-        self.out = nn.Conv3d(width if convs else channels, shapes * outputs, 3, padding=1)
-        self.outputs = outputs
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.normal_(module.weight, 0.0, 0.01)
-        nn.init.constant_(self.out.bias, bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``[B, C, D, H, W] -> [B, D * H * W * shapes, outputs]``, in the order of ``AnchorGrid.boxes``."""
-        result = self.out(self.tower(features)).float()
-        return result.permute(0, 2, 3, 4, 1).reshape(len(result), -1, self.outputs)
 
 
 class RetinaUNet(nn.Module):
@@ -106,11 +76,13 @@ class RetinaUNet(nn.Module):
 
     def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         maps = self.neck(self.encoder(images), lowest=self.levels[0] if self.segmenter is None else 0)
-        logits, deltas = self._heads(maps)
+        logits = self._logits(maps)
         segmentation = None if self.segmenter is None else self.segmenter(maps[0])
         with torch.autocast(images.device.type, enabled=False):
             grid = self._grid(maps, images.device)
             matched = torch.stack([atss(grid, boxes, self.atss_candidates) for boxes in targets.boxes])
+        deltas = self._deltas_at(maps, grid, matched)
+        with torch.autocast(images.device.type, enabled=False):
             losses = self.criterion(logits, deltas, grid.boxes, matched, targets.boxes, targets.labels)
             if segmentation is None:
                 return losses
@@ -119,19 +91,37 @@ class RetinaUNet(nn.Module):
     @torch.no_grad()
     def predict(self, images: Tensor) -> list[Detections]:
         maps = self.neck(self.encoder(images), lowest=self.levels[0])
-        logits, deltas = self._heads(maps)
+        logits, deltas = self._logits(maps), self._deltas(maps)
         with torch.autocast(images.device.type, enabled=False):
             anchors = self._grid(maps, images.device).boxes
             shape = images.shape[2:]
             return [self.select(*image, anchors, shape) for image in zip(logits, deltas, strict=True)]
 
-    def _heads(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-        """Class logits ``[B, N, K]`` and box deltas ``[B, N, 6]`` of all levels, float32."""
-        logits = torch.cat([self.classifier(maps[level]) for level in self.levels], dim=1)
-        deltas = [
-            self.regressor(maps[level]) * scale for level, scale in zip(self.levels, self.level_scale, strict=True)
-        ]
-        return logits, torch.cat(deltas, dim=1)
+    def _logits(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """Class logits ``[B, N, K]`` of all levels, float32."""
+        return torch.cat([self.classifier(maps[level]) for level in self.levels], dim=1)
+
+    def _deltas(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """Box deltas ``[B, N, 6]`` of all levels, float32."""
+        scaled = zip(self.levels, self.level_scale, strict=True)
+        return torch.cat([self.regressor(maps[level]) * scale for level, scale in scaled], dim=1)
+
+    def _deltas_at(self, maps: Mapping[int, Tensor], grid: AnchorGrid, matched: Tensor) -> Tensor:
+        """The rows ``[P, 6]`` of ``_deltas`` where ``matched [B, N]`` is an object: the box loss sees no others.
+
+        The last convolution of the boxes is the dearest of the network (162 outputs per position), and some hundred of a
+        million anchors are positive: training evaluates it at their positions alone.
+        """
+        image, anchor = (matched >= 0).nonzero().unbind(dim=1)
+        position = anchor.div(grid.shapes, rounding_mode="floor")
+        rows, places, first = [], [], 0
+        for level, scale, positions in zip(self.levels, self.level_scale, grid.positions, strict=True):
+            here = ((position >= first) & (position < first + len(positions))).nonzero()[:, 0]
+            found = self.regressor.at(maps[level], image[here], position[here] - first, anchor[here] % grid.shapes)
+            rows.append(found * scale)
+            places.append(here)
+            first += len(positions)
+        return torch.cat(rows)[torch.cat(places).argsort()]
 
     def _grid(self, maps: Mapping[int, Tensor], device: torch.device):
         return self.anchors.grid([maps[level].shape[2:] for level in self.levels], device)
