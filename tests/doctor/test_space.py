@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from detpretrain.datasets.raw_dataset import Published
+from detpretrain.datasets.raw_dataset import AverageScan, Published
 from detpretrain.doctor import sources, space, weights
 from detpretrain.doctor.space import Need
 from detpretrain.files import write_json
@@ -90,6 +90,52 @@ def test_what_nobody_knows_is_unknown(assemble, monkeypatch, tmp_path):
     assert found["smoke_corpus: smoke_corpus"].files is None
     # three folds, and the test set by each: of two rows
     assert found["raw boxes"].needed == 2 * 3 * (9 / 3 + 6) * 2 * 1000 * 36
+
+
+def test_what_is_not_prepared_is_estimated_from_an_average_scan(assemble, monkeypatch):
+    public = Published({"cv": 9, "test": 6}, "", "", "", AverageScan((10, 20, 30), (2.0, 1.0, 1.0), channels=2))
+    monkeypatch.setattr(sources, "published", lambda study, dataset: public)
+    monkeypatch.setattr(space, "compression", lambda results: 0.25)
+    chosen = assemble()
+    task = by_name(chosen)["smoke_nodules: task"]
+    assert (task.needed, task.files) == (15 * 6000 * 2 * 2, 45)  # int16
+    assert "about 10 x 20 x 30 voxels each" in task.note
+    preprocessed = by_name(chosen)["smoke_nodules: smoke"]
+    assert (preprocessed.needed, preprocessed.files) == (15 * 6000 * 2 * 4 * 0.25, 45)  # float32
+    monkeypatch.setattr(space, "_spacing", lambda *_: [1.0, 1.0, 2.0])
+    assert by_name(chosen)["smoke_nodules: smoke"].needed == 15 * 20 * 20 * 15 * 2 * 4 * 0.25
+
+
+def test_images_of_a_corpus_are_linked(assemble, monkeypatch):
+    public = Published({"cv": 9}, "", "", "", AverageScan((10, 20, 30), (2.0, 1.0, 1.0)))
+    monkeypatch.setattr(sources, "published", lambda study, dataset: public)
+    monkeypatch.setattr(sources, "is_corpus", lambda study, dataset: dataset == "smoke_corpus")
+    found = by_name(assemble())
+    assert found["smoke_corpus: task"].needed == 0
+    assert found["smoke_nodules: task"].needed > 0
+
+
+def test_corpora_have_no_labels(assemble):
+    raw = {"smoke_nodules": "x", "smoke_corpus": "y"}
+    chosen = assemble(raw=raw)
+    assert not sources.is_corpus(chosen, "smoke_nodules")
+    chosen.entries["datasets"]["smoke_corpus"] = {"class": "detpretrain.datasets.openmind.OpenMind", "raw": "y"}
+    assert sources.is_corpus(chosen, "smoke_corpus")
+
+
+@pytest.mark.parametrize(
+    ("needs", "status"),
+    [
+        ([Need("a", 0, 1e30, 1)], "blocks"),
+        ([Need("a", 0, 1e30, 1, rough=True)], "warning"),
+        ([Need("a", 0, 1e30, 1, rough=True), Need("b", 0, 1e30, 1)], "blocks"),
+        ([Need("a", 0, 1.0, 1, rough=True)], "ok"),
+    ],
+)
+def test_rough_figures_warn_and_do_not_block(assemble, needs, status):
+    first = space.findings(assemble(), needs)[0]
+    assert first.state == status
+    assert ("about" in first.found) == needs[0].rough
 
 
 def test_models_are_counted_as_they_are_built(assemble, tmp_path):

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 
 from detpretrain import volumes
 from detpretrain.datasets.corpus import Choice, CorpusImage, case_id, corpus_layout
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.datasets.sheets import read_sheet
 from detpretrain.errors import InputError
 from detpretrain.task_validation import Problem
@@ -109,6 +109,7 @@ class CTRate:
             "Hamamci et al., Developing Generalist Foundation Models from a Multimodal Dataset for 3D Computed Tomography, "
             "arXiv 2403.17834, 2024",
             "https://huggingface.co/datasets/ibrahimhamamci/CT-RATE",
+            scan=AverageScan((300, 512, 512), (1.5, 0.75, 0.75)),
         )
 
     def layout(self, raw: Path) -> Layout:

@@ -22,7 +22,7 @@ from sklearn.cluster import SpectralClustering
 from detpretrain import volumes
 from detpretrain.datasets import label_maps
 from detpretrain.datasets.nifti_layout import EXCLUDE, NIFTI, nifti_files, pairs
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.datasets.sheets import read_sheet, whole_number
 from detpretrain.errors import InputError
 from detpretrain.task_validation import Problem
@@ -58,6 +58,7 @@ class CTAneurysms:
         citation="Bo et al., Toward human intervention-free clinical diagnosis of intracranial aneurysm via deep neural "
         "network, Patterns 2, 2021",
         download="https://zenodo.org/records/6801398",
+        scan=AverageScan((350, 512, 512), (0.6, 0.45, 0.45)),
     )
 
     def layout(self, raw: Path) -> Layout:

@@ -33,7 +33,7 @@ from detpretrain.datasets.duke_sheets import (
     read_mapping,
 )
 from detpretrain.datasets.nifti_layout import EXCLUDE
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.errors import InputError
 from detpretrain.geometry import Geometry
 from detpretrain.task_validation import Problem, from_error
@@ -73,6 +73,7 @@ class DukeBreast:
         citation="Saha et al., A machine learning approach to radiogenomics of breast cancer: a study of 922 subjects and 529 "
         "DCE-MRI features, British Journal of Cancer 119, 2018",
         download="https://www.cancerimagingarchive.net/collection/duke-breast-cancer-mri (images and both sheets)",
+        scan=AverageScan((170, 448, 448), (1.1, 0.75, 0.75), channels=4),
     )
 
     def __init__(self, *, channels: Sequence[str] = CHANNELS, slice_numbers: str = AGREE) -> None:

@@ -21,7 +21,7 @@ from detpretrain import volumes
 from detpretrain.datasets import label_maps
 from detpretrain.datasets.label_maps import Window
 from detpretrain.datasets.nifti_layout import EXCLUDE, NIFTI, geometry_problems, visible
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.errors import InputError
 from detpretrain.task_validation import Problem
 from detpretrain.tasks import CROSS_VALIDATION
@@ -72,6 +72,7 @@ class KiTS21:
         citation="Heller et al., The KiTS21 Challenge: Automatic segmentation of kidneys, renal tumors, and renal cysts in "
         "corticomedullary-phase CT, arXiv:2307.01984, 2023",
         download="https://github.com/neheller/kits21 (the images by its get_imaging script)",
+        scan=AverageScan((200, 512, 512), (2.5, 0.8, 0.8)),
     )
 
     def layout(self, raw: Path) -> Layout:

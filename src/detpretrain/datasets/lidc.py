@@ -23,7 +23,7 @@ from detpretrain import dicom
 from detpretrain.datasets import lidc_consensus
 from detpretrain.datasets.lidc_annotations import Contour, Mark, annotated_series, read_marks
 from detpretrain.datasets.nifti_layout import EXCLUDE
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.errors import InputError
 from detpretrain.task_validation import Problem, from_error
 from detpretrain.tasks import CROSS_VALIDATION
@@ -61,6 +61,7 @@ class Lidc:
         citation="Armato et al., The Lung Image Database Consortium (LIDC) and Image Database Resource Initiative (IDRI): a "
         "completed reference database of lung nodules on CT scans, Medical Physics 38, 2011",
         download="https://www.cancerimagingarchive.net/collection/lidc-idri (images and LIDC-XML-only.zip)",
+        scan=AverageScan((240, 512, 512), (1.7, 0.7, 0.7)),
     )
 
     def __init__(self, *, min_readers: int = 2, allow: Sequence[str] = ()) -> None:

@@ -18,7 +18,7 @@ from detpretrain import boxes as box_ops
 from detpretrain import splits, volumes
 from detpretrain.datasets import shapes
 from detpretrain.datasets.meta_image import header_problem
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.datasets.raw_layout import path_safe
 from detpretrain.errors import InputError
 from detpretrain.evaluation import luna16
@@ -65,6 +65,7 @@ class LUNA16:
             "detection of pulmonary nodules in computed tomography images: the LUNA16 challenge. Medical Image Analysis 42, 2017"
         ),
         download="https://luna16.grand-challenge.org/Download/",
+        scan=AverageScan((255, 512, 512), (1.6, 0.7, 0.7)),
     )
 
     def __init__(self, *, protocol: str = "9-0-1", challenge_score: bool = True) -> None:

@@ -16,7 +16,7 @@ from detpretrain import volumes
 from detpretrain.datasets import label_maps
 from detpretrain.datasets.instances import from_semantic
 from detpretrain.datasets.nifti_layout import EXCLUDE, NIFTI, Pair, pairs
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.errors import InputError
 from detpretrain.files import read_json
 from detpretrain.geometry import Geometry
@@ -59,6 +59,7 @@ class MSDPancreas:
             "segmentation algorithms, arXiv:1902.09063, 2019; Antonelli et al., The Medical Segmentation Decathlon, "
             "Nature Communications 13, 2022",
             download="http://medicaldecathlon.com (Task07_Pancreas.tar)",
+            scan=AverageScan((95, 512, 512), (2.5, 0.8, 0.8)),
         )
 
     def layout(self, raw: Path) -> Layout:

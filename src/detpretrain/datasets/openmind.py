@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from detpretrain.datasets.corpus import Choice, CorpusImage, case_id, corpus_layout
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.datasets.sheets import read_sheet
 from detpretrain.errors import InputError
 from detpretrain.task_validation import Problem
@@ -41,6 +41,7 @@ class OpenMind:
         "CC BY 4.0",
         "Wald et al., An OpenMind for 3D medical vision self-supervised learning, arXiv 2412.17041, 2024",
         "https://huggingface.co/datasets/AnonRes/OpenMind",
+        scan=AverageScan((170, 240, 240), (1.0, 1.0, 1.0)),
     )
 
     def __init__(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detpretrain.datasets import shapes
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.datasets.sheets import read_sheet
 from detpretrain.errors import InputError
 from detpretrain.geometry import Geometry
@@ -58,6 +58,7 @@ class PN9:
             "Transactions on Pattern Analysis and Machine Intelligence 44(8), 2022"
         ),
         download="https://github.com/mj129/SANet",
+        scan=AverageScan((340, 340, 340), (1.0, 1.0, 1.0)),
     )
 
     def layout(self, raw: Path) -> Layout:

@@ -20,6 +20,18 @@ from detpretrain.tasks import CROSS_VALIDATION
 
 
 @dataclass(frozen=True)
+class AverageScan:
+    """A data set's scans on average, roughly: only to estimate room on the disk before anything is prepared.
+
+    ``shape`` in voxels and ``spacing`` in mm, both z, y, x.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    channels: int = 1
+
+
+@dataclass(frozen=True)
 class Published:
     """What is public about a data set.
 
@@ -28,12 +40,14 @@ class Published:
         licence: its name, as its publisher writes it.
         citation: authors, title, venue, year.
         download: where to get it.
+        scan: None where nobody can say.
     """
 
     cases: Mapping[str, int]
     licence: str
     citation: str
     download: str
+    scan: AverageScan | None = None
 
 
 @dataclass(frozen=True)

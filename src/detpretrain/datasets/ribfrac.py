@@ -19,7 +19,7 @@ import pandas as pd
 from detpretrain import volumes
 from detpretrain.datasets import label_maps
 from detpretrain.datasets.nifti_layout import EXCLUDE, pairs, visible
-from detpretrain.datasets.raw_dataset import Converted, Layout, Published, RawCase
+from detpretrain.datasets.raw_dataset import AverageScan, Converted, Layout, Published, RawCase
 from detpretrain.datasets.sheets import read_sheet, whole_number
 from detpretrain.task_validation import Problem
 from detpretrain.tasks import CROSS_VALIDATION
@@ -56,6 +56,7 @@ class RibFrac:
         citation="Jin et al., Deep-learning-assisted detection and segmentation of rib fractures from CT scans: Development "
         "and validation of FracNet, EBioMedicine 62, 2020",
         download="https://ribfrac.grand-challenge.org/dataset (Zenodo records 3893508, 3893498 and 3893496)",
+        scan=AverageScan((360, 512, 512), (1.25, 0.75, 0.75)),
     )
 
     def layout(self, raw: Path) -> Layout:

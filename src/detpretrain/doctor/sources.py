@@ -41,6 +41,14 @@ def source_of(study: Study, dataset: str) -> Any:
     return build({key: value for key, value in entry.items() if key not in RESERVED})
 
 
+def is_corpus(study: Study, dataset: str) -> bool:
+    """Whether it has images alone: those are linked, not copied."""
+    try:
+        return getattr(source_of(study, dataset), "labels", None) == ()
+    except InputError:
+        return False
+
+
 def published(study: Study, dataset: str) -> Published | None:
     """What is public about a data set, where its class says that."""
     try:

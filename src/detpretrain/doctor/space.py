@@ -1,7 +1,8 @@
 """Room on the disk: what is there, and what the rest of a study needs, as far as that can be known.
 
 Known are what lies on the disk, what follows from the tables of prepared data sets and from the configuration. Of a download
-that is not prepared, nobody knows the number of voxels: its stages are "unknown", and the sum is a lower bound.
+that is not prepared, a rough average scan of it and the published number of cases tell about how much; where a data set has no
+such figures its stages are "unknown", and the sum is a lower bound.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from detpretrain.datasets.raw_dataset import AverageScan
 from detpretrain.doctor import sources, weights
 from detpretrain.doctor.finding import BLOCKS, WARNING, Finding
 from detpretrain.files import read_json
@@ -24,6 +26,7 @@ from detpretrain.tasks import CROSS_VALIDATION, Task
 
 GB = 1e9
 BYTES = 4  # of a float32, in arrays and in weights
+TASK_BYTES = 2  # of a voxel of a canonical image before compression
 BOX_BYTES = (
     36  # a line of raw_boxes.parquet before compression: six sides, score and weight in 4 bytes, label and mirror in 2
 )
@@ -33,13 +36,14 @@ CELL_FILES = 5 + 3 * 2  # its results, and log and benchmark of three jobs
 
 @dataclass(frozen=True)
 class Need:
-    """What a stage has (``there``) and still needs, in bytes and files; None = unknown."""
+    """What a stage has (``there``) and still needs, in bytes and files; None = unknown; ``rough``: from an average scan."""
 
     name: str
     there: int
     needed: float | None
     files: int | None
     note: str = ""
+    rough: bool = False
 
 
 def usage(folder: Path) -> tuple[int, int]:
@@ -105,12 +109,19 @@ def _task(study: Study, dataset: str, cases: pd.DataFrame | None) -> Need:
     name = f"{dataset}: task"
     if cases is not None:
         return Need(name, usage(sources.task_folder(study, dataset))[0], 0, 0)
-    count = _published_cases(study, dataset)
-    note = f"{count} cases published" if count else "not prepared"
+    count, average = _published_cases(study, dataset), _average_scan(study, dataset)
     raw = sources.download(study, dataset)
-    if raw is not None:
-        note += f", download {usage(raw)[0] / GB:.1f} GB"
-    return Need(name, 0, None, FILES * count if count else None, note)
+    notes = [
+        f"{count} cases published" if count else "not prepared",
+        *([] if raw is None else [f"download {usage(raw)[0] / GB:.1f} GB"]),
+    ]
+    needed = None
+    if sources.is_corpus(study, dataset):
+        notes, needed = [*notes, "images are linked"], 0.0
+    elif average is not None:
+        notes += [_say(average), "less where images can be linked"]
+        needed = count * voxels(_table(average), None) * average.channels * TASK_BYTES
+    return Need(name, 0, needed, FILES * count if count else None, ", ".join(notes), rough=average is not None)
 
 
 def _preprocessed(study: Study, dataset: str, plan: str, cases: pd.DataFrame | None, ratio: float | None) -> Need:
@@ -118,16 +129,39 @@ def _preprocessed(study: Study, dataset: str, plan: str, cases: pd.DataFrame | N
     folder = study.results / "data" / dataset / plan
     if (folder / "preprocessed" / "index.json").is_file():
         return Need(name, usage(folder)[0], 0, 0)
-    if cases is None:
-        count = _published_cases(study, dataset)
-        return Need(name, 0, None, FILES * count if count else None, "not prepared")
-    task = Task.read(sources.task_folder(study, dataset))
     spacing = _spacing(study, plan, folder / "plan.json")
-    needed = voxels(cases, spacing) * len(task.modalities) * BYTES * (1 if ratio is None else ratio)
     note = "compression unknown: taken as none" if ratio is None else f"compressed to {ratio:.0%} as what is there"
     if spacing is None:
         note += ", spacing not planned yet: taken as original"
-    return Need(name, usage(folder)[0], needed, FILES * len(cases), note)
+    if cases is not None:
+        count, size = (
+            len(cases),
+            voxels(cases, spacing) * len(Task.read(sources.task_folder(study, dataset)).modalities),
+        )
+    else:
+        count, average = _published_cases(study, dataset), _average_scan(study, dataset)
+        if average is None:
+            return Need(name, 0, None, FILES * count if count else None, "not prepared")
+        size, note = count * voxels(_table(average), spacing) * average.channels, f"{_say(average)}, {note}"
+    return Need(
+        name, usage(folder)[0], size * BYTES * (1 if ratio is None else ratio), FILES * count, note, cases is None
+    )
+
+
+def _average_scan(study: Study, dataset: str) -> AverageScan | None:
+    """None where nobody says, of the scan or of their number."""
+    public = sources.published(study, dataset)
+    return public.scan if public and sum(public.cases.values()) else None
+
+
+def _table(scan: AverageScan) -> pd.DataFrame:
+    """The scan as a line of a cases.csv."""
+    columns = [f"{kind}_{axis}" for kind in ("shape", "spacing") for axis in "zyx"]
+    return pd.DataFrame([[*scan.shape, *scan.spacing]], columns=columns)
+
+
+def _say(scan: AverageScan) -> str:
+    return f"about {' x '.join(map(str, scan.shape))} voxels each"
 
 
 def _published_cases(study: Study, dataset: str) -> int | None:
@@ -214,13 +248,16 @@ def findings(study: Study, found: Iterable[Need]) -> list[Finding]:
     place = _existing(study.results)
     free, files_free = shutil.disk_usage(place).free, os.statvfs(place).f_favail
     needed = sum(need.needed or 0 for need in found)
+    sure = sum(need.needed or 0 for need in found if not need.rough)
     files = sum(need.files or 0 for need in found)
     unknown = [need.name for need in found if need.needed is None]
     bound = "at least " if unknown else ""
-    text = f"{free / GB:.0f} GB free, {bound}{needed / GB:.1f} GB needed"
-    lines = [
-        _against("results", f"{study.results}: {text}", needed > free, "make room, or set pathvars: {results: FOLDER}")
-    ]
+    about = "about " if sure < needed else ""
+    text = f"{study.results}: {free / GB:.0f} GB free, {bound}{about}{needed / GB:.1f} GB needed"
+    remedy = "make room, or set pathvars: {results: FOLDER}"
+    lines = [_against("results", text, sure > free, remedy)]
+    if sure <= free < needed:  # nothing stops here by a rough figure
+        lines = [Finding("results", text, WARNING, remedy)]
     if os.statvfs(place).f_files:  # 0 where the file system has no limit
         text = f"{files_free:,} free, {bound}{files:,} needed"
         lines.append(_against("files (inodes)", text, files > files_free, "use another file system, or ask for more"))
