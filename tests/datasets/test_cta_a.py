@@ -1,14 +1,13 @@
 """A CTA-A download of nine cases with both test sets: files as published, aneurysms drawn by hand."""
 
 import json
-import pickle
 import shutil
 
 import numpy as np
 import pytest
 from downloads.cta_a import HEADER, SHAPE, download, dumbbell, write_sheet
-from nifti_files import AFFINES, world, write_nifti
-from prepared_tasks import boxes
+from nifti_files import AFFINES, write_nifti
+from prepared_tasks import boxes, check_boxes_in_world, check_folds, check_other_process
 from scipy import ndimage
 
 from detpretrain import volumes
@@ -55,9 +54,7 @@ def test_objects(raw, tmp_path):
     # by hand: x, y, z = 19, 9, 1 and 24, 13, 5 -> RAS -80 + .75 x, -70 + .75 y, 40 + 1.25 z
     expected = [[65.75, 63.25, 41.25], [62, 60.25, 46.25]]
     np.testing.assert_allclose(geometry.index_to_world(corners), expected, atol=1e-4)
-    geometry = volumes.read_geometry(task.label_path("Tr0002"))
-    corners = np.reshape(boxes(task, "Tr0002"), (-1, 3))
-    np.testing.assert_allclose(geometry.index_to_world(corners), world(AFFINES["oblique"], corners), atol=1e-4)
+    check_boxes_in_world(task, "Tr0002", "oblique")
 
 
 def test_a_merged_mask_is_split_at_its_neck(raw, tmp_path):
@@ -77,8 +74,7 @@ def test_test_sets_and_folds(raw, tmp_path):
     assert task.cases() == ["Tr0001", "Tr0002", "Tr0003", "Tr0004", "Tr0005", "Tr0006_a"]
     assert task.cases("internal") == ["TsInt01", "TsInt02"]
     assert task.cases("external") == ["TsExt01"]
-    for fold in task.folds():
-        assert sorted(fold["train"] + fold["val"]) == task.cases()
+    check_folds(task)
     table = task.case_table().set_index("case")
     assert table.loc["Tr0006_a", "source_id"] == "Tr0006.a"
     facts = json.loads((task.root / "dataset.json").read_text())
@@ -91,11 +87,7 @@ def test_test_sets_and_folds(raw, tmp_path):
 
 
 def test_cases_can_be_sent_to_another_process(raw):
-    source = CTAneurysms()
-    cases = source.layout(raw).cases
-    assert pickle.loads(pickle.dumps((source.labels, cases))) == (source.labels, cases)
-    again = pickle.loads(pickle.dumps(source)).convert(cases[0])
-    np.testing.assert_array_equal(again.instances, source.convert(cases[0]).instances)
+    check_other_process(CTAneurysms(), raw)
 
 
 def test_corrections_are_in_the_log(raw, tmp_path):

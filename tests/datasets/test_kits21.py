@@ -1,14 +1,13 @@
 """A clone of the KiTS21 repository with six cases: files as published, voxels drawn by hand."""
 
 import json
-import pickle
 import shutil
 
 import numpy as np
 import pytest
 from downloads.kits21 import READERS, SHAPE, TUMOUR, block, download, write_case
-from nifti_files import AFFINES, world, write_nifti
-from prepared_tasks import boxes
+from nifti_files import AFFINES, write_nifti
+from prepared_tasks import boxes, check_boxes_in_world, check_folds, check_other_process
 
 from detpretrain import volumes
 from detpretrain.datasets.kits21 import Agreed, AnnotatedInstance, KiTS21, majority, painted
@@ -39,11 +38,9 @@ def test_objects(raw, tmp_path):
     found = boxes(task, "case_00001")
     assert found == [[1, 2, 3, 5, 7, 9], [4, -1, -1, 8, 2, 3], [-1, 7, 17, 2, 11, 23], [5, 8, 17, 8, 11, 21]]
     assert task.objects().query("case == 'case_00001'")["class"].tolist() == [0, 0, 1, 1]
-    geometry = volumes.read_geometry(task.label_path("case_00001"))
-    corners = np.reshape(found, (-1, 3))
-    np.testing.assert_allclose(geometry.index_to_world(corners), world(AFFINES["oblique"], corners), atol=1e-4)
+    corners = check_boxes_in_world(task, "case_00001", "oblique")
     # by hand, index z, y, x = 1, 2, 3 of the turned affine
-    np.testing.assert_allclose(geometry.index_to_world(corners[0]), [[-11.96, 19.28, 30.5]], atol=1e-4)
+    np.testing.assert_allclose(corners[0], [-11.96, 19.28, 30.5], atol=1e-4)
     instances, _ = volumes.read(task.label_path("case_00000"))
     np.testing.assert_array_equal(instances, TUMOUR)
 
@@ -60,8 +57,7 @@ def test_case_records_folds_and_facts(raw, tmp_path):
     task = prepared(raw, tmp_path / "task")
     table = task.case_table().set_index("case")
     assert table.loc["case_00001", ["patient", "objects_0", "objects_1"]].tolist() == ["case_00001", 2, 2]
-    for fold in task.folds():
-        assert sorted(fold["train"] + fold["val"]) == task.cases()
+    check_folds(task)
     facts = json.loads((task.root / "dataset.json").read_text())
     assert facts["licence"] == "CC BY-NC-SA 4.0"
     assert "Heller" in facts["citation"]
@@ -71,11 +67,7 @@ def test_case_records_folds_and_facts(raw, tmp_path):
 
 
 def test_cases_can_be_sent_to_another_process(raw):
-    source = KiTS21()
-    cases = source.layout(raw).cases
-    assert pickle.loads(pickle.dumps((source.labels, cases))) == (source.labels, cases)
-    again = pickle.loads(pickle.dumps(source)).convert(cases[0])
-    np.testing.assert_array_equal(again.instances, source.convert(cases[0]).instances)
+    check_other_process(KiTS21(), raw)
 
 
 def test_overlap_goes_to_the_nearer_centre_in_mm(raw, tmp_path):

@@ -1,14 +1,13 @@
 """A Task07_Pancreas of ten cases: names, dataset.json and headers as in the real archive, voxels drawn by hand."""
 
 import json
-import pickle
 import shutil
 
 import numpy as np
 import pytest
 from downloads.msd_pancreas import NAMES, description, download, organ
-from nifti_files import AFFINES, world, write_nifti
-from prepared_tasks import boxes
+from nifti_files import AFFINES, write_nifti
+from prepared_tasks import boxes, check_boxes_in_world, check_folds, check_other_process
 
 from detpretrain import volumes
 from detpretrain.datasets import label_maps
@@ -44,12 +43,11 @@ def test_objects(raw, tmp_path):
     assert boxes(task, "pancreas_010") == []
     found = boxes(task, "pancreas_001")
     assert found == [[0, 2, -1, 3, 6, 3], [1, 2, 3, 5, 9, 11]]  # in scan order; the speck is gone
-    geometry = volumes.read_geometry(task.label_path("pancreas_001"))
-    corners = np.reshape(found, (-1, 3))
-    np.testing.assert_allclose(geometry.index_to_world(corners), world(AFFINES["oblique"], corners), atol=1e-4)
+    corners = check_boxes_in_world(task, "pancreas_001", "oblique")
     # by hand: z, y, x = 1, 2, 3 -> RAS x = .64 * 3 - .48 * 2 + 11, y = .48 * 3 + .64 * 2 - 22, z = -2.5 + 33
-    np.testing.assert_allclose(geometry.index_to_world(corners[2]), [[-11.96, 19.28, 30.5]], atol=1e-4)
-    assert volumes.read_geometry(task.image_paths("pancreas_001")[0]).matches(geometry)
+    np.testing.assert_allclose(corners[2], [-11.96, 19.28, 30.5], atol=1e-4)
+    image, label = task.image_paths("pancreas_001")[0], task.label_path("pancreas_001")
+    assert volumes.read_geometry(image).matches(volumes.read_geometry(label))
     assert task.objects()["class"].unique().tolist() == [0]
 
 
@@ -77,8 +75,7 @@ def test_the_test_set_is_drawn_once_and_for_all(raw, tmp_path):
     order = np.random.default_rng(0).permutation(10)
     assert task.cases("test") == sorted(NAMES[index] for index in order[:3])
     assert task.cases() == [name for name in NAMES if name not in task.cases("test")]
-    for fold in task.folds():
-        assert sorted(fold["train"] + fold["val"]) == task.cases()
+    check_folds(task)
     (raw / "imagesTr" / "pancreas_019.nii.gz").unlink()
     (raw / "labelsTr" / "pancreas_019.nii.gz").unlink()
     less = prepared(raw, tmp_path / "less", exclude_cases={"pancreas_018": "for a reason"})
@@ -89,11 +86,7 @@ def test_the_test_set_is_drawn_once_and_for_all(raw, tmp_path):
 
 
 def test_cases_can_be_sent_to_another_process(raw):
-    source = MSDPancreas()
-    cases = source.layout(raw).cases
-    assert pickle.loads(pickle.dumps((source.labels, cases))) == (source.labels, cases)
-    again = pickle.loads(pickle.dumps(source)).convert(cases[0])
-    np.testing.assert_array_equal(again.instances, source.convert(cases[0]).instances)
+    check_other_process(MSDPancreas(), raw)
 
 
 def test_published_numbers(raw, tmp_path):

@@ -1,14 +1,13 @@
 """A RibFrac download of seven scans: parts in subfolders, sheets as published, voxels drawn by hand."""
 
 import json
-import pickle
 import shutil
 
 import numpy as np
 import pytest
 from downloads.ribfrac import SHAPE, VALIDATION, download
-from nifti_files import AFFINES, world, write_nifti
-from prepared_tasks import boxes
+from nifti_files import AFFINES, write_nifti
+from prepared_tasks import boxes, check_boxes_in_world, check_folds, check_other_process
 
 from detpretrain import volumes
 from detpretrain.datasets.prepare import prepare
@@ -46,12 +45,10 @@ def test_objects(raw, tmp_path):
     assert boxes(task, "RibFrac2") == []
     assert boxes(task, "RibFrac421") == [[1, 2, 3, 4, 7, 9]]
     assert task.objects()["class"].unique().tolist() == [0]
-    for case, name in (("RibFrac1", "oblique"), ("RibFrac301", "ras")):
-        geometry = volumes.read_geometry(task.label_path(case))
-        corners = np.reshape(boxes(task, case), (-1, 3))
-        np.testing.assert_allclose(geometry.index_to_world(corners), world(AFFINES[name], corners), atol=1e-4)
+    check_boxes_in_world(task, "RibFrac1", "oblique")
+    corners = check_boxes_in_world(task, "RibFrac301", "ras")
     # by hand, RibFrac301: index z, y, x = 0, 1, 2 -> RAS -80 + .75 * 2, -70 + .75 * 1, 40
-    np.testing.assert_allclose(geometry.index_to_world(corners[0]), [[78.5, 69.25, 40]], atol=1e-4)
+    np.testing.assert_allclose(corners[0], [78.5, 69.25, 40], atol=1e-4)
 
 
 def test_map_and_sheet_differ(raw, tmp_path):
@@ -70,8 +67,7 @@ def test_case_records_and_folds(raw, tmp_path):
     assert task.test_sets == ["cv"]
     table = task.case_table().set_index("case")
     assert table.loc["RibFrac1", ["source_id", "patient", "objects_0"]].tolist() == ["RibFrac1", "RibFrac1", 3]
-    for fold in task.folds():
-        assert sorted(fold["train"] + fold["val"]) == task.cases()
+    check_folds(task)
     facts = json.loads((task.root / "dataset.json").read_text())
     assert facts["licence"] == "CC BY-NC 4.0"
     assert "FracNet" in facts["citation"]
@@ -81,11 +77,7 @@ def test_case_records_and_folds(raw, tmp_path):
 
 
 def test_cases_can_be_sent_to_another_process(raw):
-    source = RibFrac()
-    cases = source.layout(raw).cases
-    assert pickle.loads(pickle.dumps((source.labels, cases))) == (source.labels, cases)
-    again = pickle.loads(pickle.dumps(source)).convert(cases[0])
-    np.testing.assert_array_equal(again.instances, source.convert(cases[0]).instances)
+    check_other_process(RibFrac(), raw)
 
 
 def test_a_spreadsheet_saved_the_sheet(raw, tmp_path):
