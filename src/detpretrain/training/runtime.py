@@ -37,7 +37,8 @@ class Runtime:
                 f"device {name}: torch {torch.__version__} sees no GPU: install the GPU build, or set device: cpu"
             )
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(name == "cpu")
+        # what use_deterministic_algorithms sets, without its import of the compiler, which takes seconds of every short job
+        torch.set_deterministic_debug_mode("error" if name == "cpu" else "default")
         # a debugging aid of deterministic mode: a tenth of a step, and no kernel here reads uninitialised memory
         torch.utils.deterministic.fill_uninitialized_memory = False
         torch.backends.cudnn.benchmark = True
