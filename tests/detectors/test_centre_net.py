@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from small_detections import ONE, OTHER, PATCH, images_of, perturbed, targets_of
+from small_detections import ONE, OTHER, PATCH, images_of, perturbed, selected, targets_of
 
 from detpretrain.detectors.centre_matching import cells, match_centres
 from detpretrain.detectors.centre_net import CentreNet, box_losses, mined_focal
@@ -253,7 +253,7 @@ def test_a_confident_position_is_decoded_in_its_place_with_its_class():
         logits, deltas = torch.full((len(positions), 2), -9.0), torch.zeros(len(positions), 6)
         logits[index, 1] = 2.0
         deltas[index] = torch.tensor([0.5, 0.0, -0.5, math.log(2), 0.0, 0.0])
-        found = detector.select(logits, deltas, positions, PATCH)
+        found = selected(detector.select, logits, deltas, positions, PATCH)
         z1, y1, x1, z2, y2, x2 = positions[index].tolist()  # 1 x 2 x 2 voxels
         assert found.boxes[0].tolist() == pytest.approx([z1, y1, x1 - 1, z2 + 1, y2, x2 - 1])
         assert found.scores[0].item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
@@ -266,7 +266,7 @@ def test_only_the_best_pairs_are_candidates_and_boxes_without_volume_are_dropped
     logits, deltas = torch.full((len(positions), 2), -9.0), torch.zeros(len(positions), 6)
     logits[100, 0], logits[101, 0], logits[102, 0] = 3.0, 2.0, 1.0
     deltas[100, 0] = -100.0  # in front of the image: nothing is left of it
-    found = detector.select(logits, deltas, positions, PATCH)
+    found = selected(detector.select, logits, deltas, positions, PATCH)
     assert found.scores.tolist() == pytest.approx([torch.sigmoid(torch.tensor(2.0)).item()])
 
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_detections import ONE, OTHER, PATCH, images_of, perturbed, targets_of
+from small_detections import ONE, OTHER, PATCH, images_of, perturbed, selected, targets_of
 
 from detpretrain.detectors.criteria import FocalL1, SampledBceGiou
 from detpretrain.detectors.retina_unet import RetinaUNet, check_plan, segmentation_losses, total_stride
@@ -38,10 +38,16 @@ def test_a_plan_that_does_not_fit_is_an_input_error(change, message):
 BATCHES = {"empty": ([], []), "one": ([ONE], []), "several": ([ONE, OTHER], [OTHER])}
 
 
+def all_deltas(detector, maps):
+    """Of every anchor, level by level: what the detector computes only where it is asked."""
+    scaled = zip(detector.levels, detector.level_scale, strict=True)
+    return torch.cat([detector.regressor(maps[level]) * scale for level, scale in scaled], dim=1)
+
+
 def test_anchors_and_predictions_of_all_levels_have_one_order():
     detector = make_detector()
     maps = detector.neck(detector.encoder(images_of(1)))
-    logits, deltas = detector._logits(maps), detector._deltas(maps)
+    logits, deltas = detector._logits(maps), all_deltas(detector, maps)
     grid = detector._grid(maps, torch.device("cpu"))
     assert logits.shape == (1, len(grid.boxes), 2)
     assert deltas.shape == (1, len(grid.boxes), 6)
@@ -51,7 +57,7 @@ def test_anchors_and_predictions_of_all_levels_have_one_order():
     # deltas carry one learnt scale per level
     with torch.no_grad():
         detector.level_scale.copy_(torch.tensor([2.0, 3.0]))
-    rescaled = detector._deltas(maps)
+    rescaled = all_deltas(detector, maps)
     split = first.shape[1]
     torch.testing.assert_close(rescaled[:, :split], deltas[:, :split] * 2)
     torch.testing.assert_close(rescaled[:, split:], deltas[:, split:] * 3)
@@ -66,12 +72,25 @@ def test_the_box_loss_of_a_few_anchors_is_that_of_all_computed(criterion):
     images, targets = images_of(2), targets_of(*BATCHES["several"])
     few = gradients(detector, images, targets)
     detector.criterion.load_state_dict(criterion().state_dict())
-    detector._deltas_at = lambda maps, grid, matched: detector._deltas(maps)[matched >= 0]
+    detector._deltas_at = lambda maps, grid, image, anchor: all_deltas(detector, maps)[image, anchor]
     dense = gradients(detector, images, targets)
     assert few.keys() == dense.keys()
     for name, expected in dense.items():
         torch.testing.assert_close(few[name], expected, rtol=1e-4, atol=1e-5, msg=name)
     assert dense["regressor.out.weight"].any()
+
+
+def test_the_candidates_boxes_are_those_of_all_computed():
+    detector = make_detector(candidates=300).eval()
+    with torch.no_grad():
+        detector.level_scale.copy_(torch.tensor([2.0, 3.0]))
+    images = images_of(3)
+    few = detector.predict(images)
+    detector._deltas_at = lambda maps, grid, image, anchor: all_deltas(detector, maps)[image, anchor]
+    for found, expected in zip(few, detector.predict(images), strict=True):
+        assert len(found.boxes) > 3
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-4, atol=1e-4)
+        assert torch.equal(found.scores, expected.scores)
 
 
 def gradients(detector, images, targets):
@@ -186,7 +205,7 @@ def test_the_best_anchor_of_a_confident_classifier_is_decoded_in_its_place():
         logits, deltas = torch.full((len(anchors), 2), -9.0), torch.zeros(len(anchors), 6)
         logits[index, 1] = 2.0
         deltas[index] = torch.tensor([0.0, 0.1, 0.0, 0.0, -0.2, 0.0])
-        found = detector.select(logits, deltas, anchors, torch.Size(PATCH))
+        found = selected(detector.select, logits, deltas, anchors, torch.Size(PATCH))
         torch.testing.assert_close(found.boxes[0], box_ops.decode(deltas[index], anchors[index]))
         assert found.scores[0].item() == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
         assert found.labels[0].item() == 1

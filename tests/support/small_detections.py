@@ -29,3 +29,9 @@ def perturbed(detector, seed=1):
         for parameter in detector.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return detector
+
+
+def selected(select, logits, deltas, anchors, shape):
+    """Detections of one image from what a head says of every anchor: ``[N, K], [N, 6], [N, 6]``."""
+    scores, places, labels = (found[0] for found in select.best(logits[None]))
+    return select(scores, labels, deltas[places], anchors[places], shape)

@@ -122,8 +122,11 @@ class CentreNet(nn.Module):
     def predict(self, images: Tensor) -> list[Detections]:
         logits, deltas, positions = self._heads(images)
         with torch.autocast(images.device.type, enabled=False):
-            shape = images.shape[2:]
-            return [self.select(*image, positions, shape) for image in zip(logits, deltas, strict=True)]
+            scores, places, labels = self.select.best(logits)
+            return [
+                self.select(scores[image], labels[image], deltas[image, place], positions[place], images.shape[2:])
+                for image, place in enumerate(places)
+            ]
 
     def _heads(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits ``[B, N, K]``, box deltas ``[B, N, 6]``, both float32, and the cells ``[N, 6]``."""

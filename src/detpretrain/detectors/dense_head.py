@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 KERNEL = 3
+CHUNK = 8192  # anchors at a time: at full size the maps around each are 3,456 numbers
 
 
 class DenseHead(nn.Module):
@@ -44,7 +45,9 @@ class DenseHead(nn.Module):
 
         ``image``, ``position`` (row-major in z, y, x) and ``shape``: int64 ``[P]``.
         """
-        rows = self._rows(self.tower(features), image, position)
+        maps = self.tower(features)
+        parts = zip(image.split(CHUNK), position.split(CHUNK), strict=True)
+        rows = torch.cat([self._rows(maps, *part) for part in parts])
         by_shape = rows.view(len(rows), self.out.out_channels // self.outputs, self.outputs)
         return by_shape[torch.arange(len(rows), device=rows.device), shape]
 

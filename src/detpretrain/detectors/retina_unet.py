@@ -81,7 +81,7 @@ class RetinaUNet(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             grid = self._grid(maps, images.device)
             matched = torch.stack([atss(grid, boxes, self.atss_candidates) for boxes in targets.boxes])
-        deltas = self._deltas_at(maps, grid, matched)
+        deltas = self._deltas_at(maps, grid, *(matched >= 0).nonzero().unbind(dim=1))
         with torch.autocast(images.device.type, enabled=False):
             losses = self.criterion(logits, deltas, grid.boxes, matched, targets.boxes, targets.labels)
             if segmentation is None:
@@ -91,28 +91,24 @@ class RetinaUNet(nn.Module):
     @torch.no_grad()
     def predict(self, images: Tensor) -> list[Detections]:
         maps = self.neck(self.encoder(images), lowest=self.levels[0])
-        logits, deltas = self._logits(maps), self._deltas(maps)
+        grid = self._grid(maps, images.device)
+        scores, places, labels = self.select.best(self._logits(maps))
+        image = torch.arange(len(images), device=images.device).repeat_interleave(places.shape[1])
+        deltas = self._deltas_at(maps, grid, image, places.flatten()).view(*places.shape, 6)
         with torch.autocast(images.device.type, enabled=False):
-            anchors = self._grid(maps, images.device).boxes
-            shape = images.shape[2:]
-            return [self.select(*image, anchors, shape) for image in zip(logits, deltas, strict=True)]
+            of_image = zip(scores, labels, deltas, grid.boxes[places], strict=True)
+            return [self.select(*found, images.shape[2:]) for found in of_image]
 
     def _logits(self, maps: Mapping[int, Tensor]) -> Tensor:
         """Class logits ``[B, N, K]`` of all levels, float32."""
         return torch.cat([self.classifier(maps[level]) for level in self.levels], dim=1)
 
-    def _deltas(self, maps: Mapping[int, Tensor]) -> Tensor:
-        """Box deltas ``[B, N, 6]`` of all levels, float32."""
-        scaled = zip(self.levels, self.level_scale, strict=True)
-        return torch.cat([self.regressor(maps[level]) * scale for level, scale in scaled], dim=1)
+    def _deltas_at(self, maps: Mapping[int, Tensor], grid: AnchorGrid, image: Tensor, anchor: Tensor) -> Tensor:
+        """Box deltas ``[P, 6]`` of these anchors of these images, float32: ``[P]`` indices each.
 
-    def _deltas_at(self, maps: Mapping[int, Tensor], grid: AnchorGrid, matched: Tensor) -> Tensor:
-        """The rows ``[P, 6]`` of ``_deltas`` where ``matched [B, N]`` is an object: the box loss sees no others.
-
-        The last convolution of the boxes is the dearest of the network (162 outputs per position), and some hundred of a
-        million anchors are positive: training evaluates it at their positions alone.
+        The last convolution of the boxes is the dearest of the network (162 outputs per position), and of a million anchors some
+        hundred are positive in training and some thousand are candidates in prediction: no others are computed.
         """
-        image, anchor = (matched >= 0).nonzero().unbind(dim=1)
         position = anchor.div(grid.shapes, rounding_mode="floor")
         rows, places, first = [], [], 0
         for level, scale, positions in zip(self.levels, self.level_scale, grid.positions, strict=True):

@@ -28,13 +28,18 @@ class Selection:
     nms_iou: float
     detections: int
 
-    def __call__(self, logits: Tensor, deltas: Tensor, anchors: Tensor, shape: Sequence[int]) -> Detections:
-        """Detections of one tile: ``logits [N, K]``, ``deltas [N, 6]`` relative to ``anchors [N, 6]``, ``shape`` of the tile."""
-        classes = logits.shape[1]
-        scores, flat = torch.sigmoid(logits.flatten()).topk(min(self.candidates, logits.numel()))
-        place, label = flat // classes, flat % classes
-        boxes = box_ops.clip(box_ops.decode(deltas[place], anchors[place]), shape)
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The most probable pairs of box and class: ``[B, N, K]`` -> scores (falling), places, classes, all ``[B, C]``."""
+        classes = logits.shape[2]
+        scores, flat = torch.sigmoid(logits.flatten(1)).topk(min(self.candidates, logits[0].numel()))
+        return scores, flat // classes, flat % classes
+
+    def __call__(
+        self, scores: Tensor, labels: Tensor, deltas: Tensor, anchors: Tensor, shape: Sequence[int]
+    ) -> Detections:
+        """Detections of one tile of ``shape`` from its best pairs: ``[C], [C], [C, 6]`` relative to ``[C, 6]``."""
+        boxes = box_ops.clip(box_ops.decode(deltas, anchors), shape)
         valid = ((boxes[:, 3:] - boxes[:, :3]) >= LEAST_SIDE).all(dim=1) & (scores > 0)
-        boxes, scores, label = boxes[valid], scores[valid], label[valid]
-        kept = box_ops.nms(boxes, scores, label, self.nms_iou, keep=self.detections)
-        return Detections(boxes[kept], scores[kept], label[kept])
+        boxes, scores, labels = boxes[valid], scores[valid], labels[valid]
+        kept = box_ops.nms(boxes, scores, labels, self.nms_iou, keep=self.detections)
+        return Detections(boxes[kept], scores[kept], labels[kept])
