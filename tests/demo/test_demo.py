@@ -21,6 +21,7 @@ from detpretrain.preprocessing.restore import boxes_to_original
 from detpretrain.preprocessing.store import read_case
 from detpretrain.tasks import Task
 from detpretrain.training import checkpoints
+from detpretrain.training.precision import autocast_dtype
 
 pytestmark = pytest.mark.demo
 
@@ -114,12 +115,12 @@ def test_untrained_network_is_no_better_than_random_boxes(scored, random_ap):
     torch.manual_seed(0)
     detector = build_detector(content["detector"], content["backbone"], content["plan"]).eval()
     truth, folder = Truth.read(TASK), RESULTS / "data" / "phantom_nodules" / content["plan"]["plan"] / "preprocessed"
-    settings = InferenceSettings(mirror_axes=(), overlap=0.25, tile_batch=8)
+    settings, cpu = InferenceSettings(mirror_axes=(), overlap=0.25, tile_batch=8), torch.device("cpu")
     found = []
     for record in read_json(folder / "index.json")["cases"]:
         case = read_case(folder, record["case"])
         patch, shape = content["plan"]["patch"], tuple(case.properties["shape"])
-        raw = predict_case(detector, case.data[...], patch, settings, torch.device("cpu"), torch.bfloat16)
+        raw = predict_case(detector, case.data[...], patch, settings, cpu, autocast_dtype(content["precision"], cpu))
         boxes, confidence, labels = merge(raw, 1, shape, PostProcessing())
         found.append(truth.scored(record["case"], boxes_to_original(boxes, case.properties), confidence, labels))
     print(f"untrained: {ap(found):.4f}, random boxes: {random_ap:.4f}")
