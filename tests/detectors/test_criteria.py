@@ -207,3 +207,21 @@ def test_bce_giou_by_hand():
         for image, anchor, number in ((0, 0, 0), (0, 2, 2), (1, 1, 1))
     ]
     assert losses["box"].item() == pytest.approx(-sum(overlaps) / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("chosen", [[2, 0], [1], [2, 1, 0]])
+def test_the_box_loss_is_of_the_drawn_positives(monkeypatch, chosen):
+    """Each drawn positive brings its own deltas, anchor and object; the others get no gradient."""
+    pairs = ((0, 3, 0), (0, 5, 2), (1, 1, 1))  # image, anchor, object, in the order of the deltas
+    batch = batch_of([{3: 0, 5: 2}, {1: 1}])
+    deltas = torch.stack([batch["deltas"][image, anchor] for image, anchor, _ in pairs]).requires_grad_()
+    monkeypatch.setattr(SampledBceGiou, "sample", lambda *_, **__: (torch.tensor(chosen), torch.tensor([0, 1])))
+    loss = SampledBceGiou()(**batch | {"deltas": deltas})["box"]
+    overlaps = []
+    for place in chosen:
+        image, anchor, number = pairs[place]
+        decoded = box_ops.decode(deltas[place].detach(), batch["anchors"][anchor])
+        overlaps.append(box_ops.paired_giou(decoded, batch["boxes"][image][number]).item())
+    assert loss.item() == pytest.approx(-sum(overlaps) / len(chosen), rel=1e-4)
+    loss.backward()
+    assert (deltas.grad != 0).any(dim=1).nonzero()[:, 0].tolist() == sorted(chosen)

@@ -255,9 +255,8 @@ def findings(study: Study, found: Iterable[Need]) -> list[Finding]:
     about = "about " if sure < needed else ""
     text = f"{study.results}: {free / GB:.0f} GB free, {bound}{about}{needed / GB:.1f} GB needed"
     remedy = "make room, or set pathvars: {results: FOLDER}"
-    lines = [_against("results", text, sure > free, remedy)]
-    if sure <= free < needed:  # nothing stops here by a rough figure
-        lines = [Finding("results", text, WARNING, remedy)]
+    # nothing stops here by a rough figure
+    lines = [_against("results", text, needed > free, remedy, state=BLOCKS if sure > free else WARNING)]
     if os.statvfs(place).f_files:  # 0 where the file system has no limit
         text = f"{files_free:,} free, {bound}{files:,} needed"
         lines.append(_against("files (inodes)", text, files > files_free, "use another file system, or ask for more"))
@@ -283,8 +282,8 @@ def table(found: Iterable[Need]) -> list[tuple[str, ...]]:
     ]
 
 
-def _against(name: str, text: str, short: bool, remedy: str) -> Finding:
-    return Finding(name, text, BLOCKS, remedy) if short else Finding(name, text)
+def _against(name: str, text: str, short: bool, remedy: str, state: str = BLOCKS) -> Finding:
+    return Finding(name, text, state, remedy) if short else Finding(name, text)
 
 
 def _existing(folder: Path) -> Path:
