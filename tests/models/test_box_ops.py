@@ -147,6 +147,12 @@ def test_nms_keeps_the_best_ones(keep):
     assert box_ops.nms(boxes, scores, labels, 0.2, keep=keep).tolist() == everything[:keep].tolist()
 
 
+def test_nms_keeps_boxes_without_volume():
+    """They overlap with nothing, each other included."""
+    flat = torch.tensor([[0.0, 0, 0, 0, 2, 2], [0, 0, 0, 0, 2, 2], [3, 3, 3, 2, 4, 4]])
+    assert box_ops.nms(flat, torch.tensor([0.5, 0.9, 0.7]), torch.zeros(3), 0.1).tolist() == [1, 2, 0]
+
+
 def test_nms_of_nothing():
     kept = box_ops.nms(torch.empty(0, 6), torch.empty(0), torch.empty(0, dtype=torch.int64), 0.5, keep=10)
     assert kept.shape == (0,)
