@@ -18,6 +18,7 @@ from detpretrain.preprocessing.plan import plan_task
 from detpretrain.preprocessing.run import preprocess_task
 from detpretrain.preprocessing.store import read_case, write_case
 from detpretrain.training import adaptation, probe
+from detpretrain.training.readout import Readout, scores_of
 from detpretrain.training.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,13 +136,13 @@ def test_validation_voxels_follow_the_classes_frequencies_without_ignored_ones(t
 
 def test_scores_of_a_hand_worked_table_and_of_scikit_learn():
     labels, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 2])
-    found = probe.scores_of(predicted, labels, 3)
+    found = scores_of(predicted, labels, 3)
     assert found["recall"] == [0.75, 0.5, None]  # class 2 has no voxel
     assert found["dice"] == [pytest.approx(6 / 7), 0.5, None]
     assert found["balanced_accuracy"] == 0.625
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, 4, 300), rng.integers(0, 4, 300)
-    found = probe.scores_of(predicted, labels, 4)
+    found = scores_of(predicted, labels, 4)
     assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert found["mean_dice"] == pytest.approx(f1_score(labels, predicted, average="macro"))
 
@@ -150,7 +151,7 @@ def test_classifier_is_at_the_minimum_of_the_stated_objective():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 3, 200)
     inputs = (rng.normal(size=(200, 4)) * [1, 50, 1, 0] + labels[:, None] * [1, 5, 0, 0]).astype(np.float32)
-    readout = probe.Readout.fit(inputs, labels, l2=0.05, iterations=500)
+    readout = Readout.fit(inputs, labels, l2=0.05, iterations=500)
     assert readout.converged
     values = torch.from_numpy((inputs - inputs.mean(0)) / np.where(inputs.std(0) > 0, inputs.std(0), 1)).double()
     weights = torch.tensor(readout.model.coef_, requires_grad=True)
@@ -164,7 +165,7 @@ def test_classifier_is_at_the_minimum_of_the_stated_objective():
 def test_budget_too_small_is_told_and_no_error():
     rng = np.random.default_rng(1)
     inputs, labels = rng.normal(size=(50, 3)).astype(np.float32), rng.integers(0, 3, 50)
-    assert not probe.Readout.fit(inputs, labels, l2=1e-3, iterations=1).converged
+    assert not Readout.fit(inputs, labels, l2=1e-3, iterations=1).converged
 
 
 def test_informative_features_beat_useless_ones(cubes):

@@ -7,7 +7,6 @@ compared with the same architecture at random weights and with the grey value al
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,6 +29,7 @@ from detpretrain.loading.spatial import read_region
 from detpretrain.models.factory import build_backbone, pretrained_part
 from detpretrain.preprocessing.store import PreprocessedCase, read_case
 from detpretrain.training import adaptation
+from detpretrain.training.readout import Readout, scores_of
 from detpretrain.training.runtime import Runtime
 
 BACKGROUND = "background"
@@ -118,12 +116,12 @@ def probe_checkpoint(
         torch.manual_seed(seeds.derive(seed, "probe", "initialisation", repeat))
         return pretrained_part(backbone.encoder(plan["channels"]))
 
-    pretrained = random(0)
+    pretrained, floor = random(0), Intensity()
     loaded = adaptation.load_encoder(pretrained, checkpoint, plan["channels"])
     encoders: dict[str, EncoderOf] = {
         "pretrained": lambda repeat: pretrained,
         "random": random,
-        "intensity": lambda repeat: Intensity(),
+        "intensity": lambda repeat: floor,
     }
     with threadpool_limits(threads):
         result = probe(encoders, preprocessed, plan, read_fold(splits, 0), chosen, seed, device)
@@ -157,19 +155,19 @@ def probe(
     names = [BACKGROUND, *plan["class_names"]]
     patch = np.asarray(plan["patch"])
     val = [uniform_voxels(preprocessed, case, settings.val_voxels, (seed, "probe", "val")) for case in split["val"]]
-    scores: dict[str, list[dict[str, Any]]] = {name: [] for name in encoders}
-    for repeat in range(settings.repeats):
-        draw = (seed, "probe", "train", repeat)
-        train = [
-            balanced_voxels(preprocessed, case, settings.train_voxels, len(names), draw) for case in split["train"]
+    draws = [
+        [
+            balanced_voxels(preprocessed, case, settings.train_voxels, len(names), (seed, "probe", "train", repeat))
+            for case in split["train"]
         ]
+        for repeat in range(settings.repeats)
+    ]
+    for train in draws:
         _check_classes(preprocessed, train, names)
-        for name, encoder_of in encoders.items():
-            encoder = encoder_of(repeat).to(device).eval()
-            readout = Readout.fit(*_gather(encoder, train, patch, device), settings.l2, settings.iterations)
-            inputs, labels = _gather(encoder, val, patch, device)
-            scored = scores_of(readout.predict(inputs), labels, len(names))
-            scores[name].append({**scored, "converged": readout.converged, "features": inputs.shape[1]})
+    scores = {
+        name: _scores(encoder_of, draws, val, patch, len(names), settings, device)
+        for name, encoder_of in encoders.items()
+    }
     gains = [
         a["balanced_accuracy"] - b["balanced_accuracy"]
         for a, b in zip(scores["pretrained"], scores["random"], strict=True)
@@ -177,11 +175,36 @@ def probe(
     return {
         "dataset": plan["dataset"],
         "classes": names,
-        "voxels": {"train": sum(len(part.labels) for part in train), "val": sum(len(part.labels) for part in val)},
+        "voxels": {"train": sum(len(part.labels) for part in draws[-1]), "val": sum(len(part.labels) for part in val)},
         **{name: _over_repeats(found, names) for name, found in scores.items()},
         "difference": float(np.mean(gains)),
         "beats_random": min(gains) > 0,
     }
+
+
+def _scores(
+    encoder_of: EncoderOf,
+    draws: Sequence[Sequence[Voxels]],
+    val: Sequence[Voxels],
+    patch: NDArray[np.int64],
+    classes: int,
+    settings: ProbeSettings,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """One encoder's scores per repeat; a network that serves several repeats sees each image once."""
+    repeats_of: dict[nn.Module, list[int]] = {}
+    for repeat in range(len(draws)):
+        repeats_of.setdefault(encoder_of(repeat), []).append(repeat)
+    scores = {}
+    for encoder, repeats in repeats_of.items():
+        encoder = encoder.to(device).eval()
+        trains = _gather(encoder, [draws[repeat] for repeat in repeats], patch, device)
+        ((inputs, labels),) = _gather(encoder, [val], patch, device)
+        for repeat, train in zip(repeats, trains, strict=True):
+            readout = Readout.fit(*train, settings.l2, settings.iterations)
+            scored = scores_of(readout.predict(inputs), labels, classes)
+            scores[repeat] = {**scored, "converged": readout.converged, "features": inputs.shape[1]}
+    return [scores[repeat] for repeat in range(len(draws))]
 
 
 def label_map(case: PreprocessedCase) -> NDArray[np.int64]:
@@ -230,10 +253,17 @@ def _check_classes(preprocessed: Path, train: Sequence[Voxels], names: Sequence[
 
 
 def _gather(
-    encoder: nn.Module, parts: Sequence[Voxels], patch: NDArray[np.int64], device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    found = [features(encoder, part.case.data, part.positions, patch, device) for part in parts]
-    return np.concatenate(found), np.concatenate([part.labels for part in parts])
+    encoder: nn.Module, draws: Sequence[Sequence[Voxels]], patch: NDArray[np.int64], device: torch.device
+) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Features [N, F] and labels [N] of each draw from the same cases; a tile that several draws hit is computed once."""
+    of_cases = []
+    for parts in zip(*draws, strict=True):
+        found = features(encoder, parts[0].case.data, np.concatenate([part.positions for part in parts]), patch, device)
+        of_cases.append(np.split(found, np.cumsum([len(part.labels) for part in parts])[:-1]))
+    return [
+        (np.concatenate(found), np.concatenate([part.labels for part in parts]))
+        for found, parts in zip(zip(*of_cases, strict=True), draws, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -279,56 +309,6 @@ def at_positions(stages: Sequence[Tensor], positions: Tensor, patch: Sequence[in
         for stage in stages
     ]
     return torch.cat(sampled).T
-
-
-@dataclass(frozen=True)
-class Readout:
-    """Multinomial logistic regression on features standardised with the training voxels' mean and standard deviation."""
-
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    model: LogisticRegression
-
-    @staticmethod
-    def fit(inputs: NDArray[np.float32], labels: NDArray[np.int64], l2: float, iterations: int) -> Readout:
-        """Minimises the mean log loss + ``l2`` / 2 times the squared norm of the weights, within ``iterations``."""
-        values = inputs.astype(np.float64)
-        mean, scale = values.mean(axis=0), values.std(axis=0)
-        scale[scale == 0] = 1.0  # a feature that never changes tells nothing
-        model = LogisticRegression(C=1 / (l2 * len(labels)), max_iter=iterations)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the budget is fixed; ``converged`` says how it ended
-            model.fit((values - mean) / scale, labels)
-        return Readout(mean, scale, model)
-
-    @property
-    def converged(self) -> bool:
-        return bool((self.model.n_iter_ < self.model.max_iter).all())
-
-    def predict(self, inputs: NDArray[np.float32]) -> NDArray[np.int64]:
-        return self.model.predict((inputs.astype(np.float64) - self.mean) / self.scale)
-
-
-def scores_of(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> dict[str, Any]:
-    """``recall`` and ``dice`` per class (None: no voxel has it) and their means, ``balanced_accuracy`` and ``mean_dice``.
-
-    On voxels Dice is the F1 score.
-    """
-    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    hit, true, called = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    present = true > 0
-    recall, dice = hit[present] / true[present], 2 * hit[present] / (true + called)[present]
-    return {
-        "balanced_accuracy": float(recall.mean()),
-        "mean_dice": float(dice.mean()),
-        "recall": _with_none(recall, present),
-        "dice": _with_none(dice, present),
-    }
-
-
-def _with_none(values: NDArray[np.float64], present: NDArray[np.bool_]) -> list[float | None]:
-    remaining = iter(values.tolist())
-    return [next(remaining) if there else None for there in present]
 
 
 def _over_repeats(scored: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
