@@ -52,8 +52,8 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]
     "published learning rate 3e-4": (DETECTOR, {}, {}, {"lr": 3e-4}),
     "no warm-up": (DETECTOR, {}, {}, {"warmup_steps": 0}),
     "200 steps of warm-up": (DETECTOR, {}, {}, {"warmup_steps": 200}),
-    "half the steps": (DETECTOR, {}, {"epochs": 3}, {}),
-    "twice the steps": (DETECTOR, {}, {"epochs": 12}, {}),
+    "half the steps": (DETECTOR, {}, {"steps_per_epoch": 30}, {}),
+    "twice the steps": (DETECTOR, {}, {"steps_per_epoch": 120}, {}),
 }
 
 
