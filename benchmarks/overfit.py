@@ -4,9 +4,9 @@
     python benchmarks/overfit.py --detector retina_unet_resenc --steps 1200
 
 Everything is the study's own: generated volumes are prepared, planned and preprocessed, the cell is fine-tuned, and scored
-through tiles, mirrors and the default post-processing. Of the recipe only the number of steps is replaced, four epochs of a
-quarter each: learning rate, its shape and the augmentation stay. Deformable DETR's demo entry was itself chosen with this script (config/detectors.yaml says how), so
-that its result here is of the best of several settings, not of an untouched one.
+through tiles, mirrors and the default post-processing. Of the recipe only the number of steps is replaced, in four epochs:
+learning rate, its shape and the augmentation stay. Deformable DETR's demo entry was itself chosen with this script
+(config/detectors.yaml says how), so that its result here is of the best of several settings, not of an untouched one.
 
 Asked for: AP@0.10 of at least 0.95 within 10 minutes on one thread, and of Deformable DETR, which has no suppression, no
 two confident boxes on one object in any tile. A training that would take longer is stopped. Exit status 1 when missed.
