@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from detpretrain.comparison.compare import compare
 from detpretrain.errors import InputError
@@ -17,7 +18,7 @@ KEY = ["study", "dataset", "test_set", "detector", "init", "seed"]
 def run(tmp_path):
     def call(paths, overlaps=None, **settings):
         compare(paths, tmp_path / "out", {**SETTINGS, **settings}, overlaps or {})
-        return {name: pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ("scores", "folds", "differences")}
+        return {path.stem: pd.read_csv(path) for path in (tmp_path / "out").glob("*.csv")}
 
     return call
 
@@ -76,12 +77,13 @@ def test_reference_of_the_same_detector_and_seed_only(make_table, write_rows, ru
     ]
     found = run(write_rows(*tables))
     differences = found["differences"]
-    assert len(differences) == 6
+    assert len(differences) == 10
     compared = differences[differences["seed"] == 0]
     assert (compared["difference"] > 0.2).sum() >= 2
     assert (compared["patients"] == 12).all()
     alone = differences[differences["seed"] == 1]
-    assert alone[["reference", "difference", "low", "high", "p", "patients"]].isna().all(axis=None)
+    empty = ["reference", "difference", "low", "high", "p", "p_holm", "standardised", "detectable", "patients"]
+    assert alone[empty].isna().all(axis=None)
     assert len(found["scores"]) == 4
 
 
@@ -95,8 +97,66 @@ def test_other_rows_do_not_change_a_result(make_table, write_rows, run):
     pair = [make_table("scratch"), make_table("mae", seed_finds=1)]
     alone = run(write_rows(*pair))["differences"]
     more = run(write_rows(make_table("aaa", seed_finds=2), *pair, make_table("mae", dataset="other")))["differences"]
-    more = more[(more["init"] == "mae") & (more["dataset"] == "nodules")]
-    pd.testing.assert_frame_equal(alone, more.reset_index(drop=True), check_dtype=False)
+    more = more[(more["init"] == "mae") & (more["dataset"] == "nodules")].reset_index(drop=True)
+    adjusted = alone.pop("p_holm"), more.pop("p_holm")
+    pd.testing.assert_frame_equal(alone, more, check_dtype=False)
+    assert (adjusted[0] <= adjusted[1] + 1e-12).all()  # of one comparison per metric, and of two
+
+
+def test_adjusted_for_all_differences_of_a_metric(make_table, write_rows, run):
+    tables = [
+        make_table(init, seed_finds=i, dataset=d) for d in "ab" for i, init in enumerate(("scratch", "mae", "mg"))
+    ]
+    found = run(write_rows(*tables))["differences"]
+    for _, lines in found.groupby("metric"):
+        assert len(lines) == 4
+        expected = multipletests(lines["p"], method="holm")[1]
+        assert lines["p_holm"].to_numpy() == pytest.approx(expected)
+
+
+def test_all_pairs_of_a_detector(make_table, write_rows, run):
+    tables = [make_table(init, seed_finds=i) for i, init in enumerate(("scratch", "mae", "mg"))]
+    tables += [make_table("scratch", detector="other", seed_finds=5), make_table("scratch", seed=1, seed_finds=6)]
+    found = run(write_rows(*tables))
+    pairs = found["pairs"].set_index(["reference", "init", "metric"])
+    assert sorted({pair[:2] for pair in pairs.index}) == [("mae", "mg"), ("mae", "scratch"), ("mg", "scratch")]
+    to_scratch = found["differences"].set_index(["init", "metric"])
+    for metric in ("AP@0.10", "CPM"):
+        mirrored, line = pairs.loc[("mae", "scratch", metric)], to_scratch.loc[("mae", metric)]
+        assert (mirrored["difference"], mirrored["low"]) == pytest.approx((-line["difference"], -line["high"]))
+        assert mirrored["standardised"] == pytest.approx(-line["standardised"])
+        assert mirrored["detectable"] == pytest.approx(line["detectable"])
+
+
+def test_effects_agree_with_the_interval(make_table, write_rows, run):
+    """The standard error that makes 'detectable' is about a quarter of the width of the interval."""
+    tables = [make_table("scratch", patients=60, found=0.4), make_table("mae", patients=60, found=0.8, seed_finds=1)]
+    line = run(write_rows(*tables), resamples=1000)["differences"].set_index("metric").loc["AP@0.10"]
+    assert line["detectable"] / (1.96 + 0.8416) == pytest.approx((line["high"] - line["low"]) / 3.92, rel=0.1)
+    assert line["superiority"] > 0.95
+    error = line["detectable"] / (1.96 + 0.8416)
+    assert line["standardised"] == pytest.approx(line["difference"] / error / np.sqrt(60), rel=0.01)
+
+
+def test_metrics_of_parts_and_folds(make_table, write_rows, run):
+    table = make_table(patients=20)
+    scale = table["case"].str[1:4].astype(int) % 3 + 1.0  # objects of three sizes
+    table[matches.SIDES] = table[matches.SIDES].mul(scale.to_numpy(float), axis=0)
+    found = run(write_rows(table))
+    lines = found["metrics"].set_index(["part", "fold", "metric"])
+    pooled = found["metrics"][found["metrics"]["fold"].isna()].set_index(["part", "metric"])
+    expected = matches.metrics(table, num_classes=2)
+    for name, value in zip((0.125, 0.25, 0.5, 1, 2, 4, 8), expected["FROC@0.10"]["sensitivity"], strict=True):
+        assert pooled.loc[("all", f"sensitivity@{name:g}"), "value"] == pytest.approx(value)
+    for label in range(2):
+        of_class = expected["per_class"][str(label)]["AP@0.10"]
+        assert pooled.loc[(f"class {label}", "AP@0.10"), "value"] == pytest.approx(of_class)
+    assert {"small", "medium", "large"} <= set(found["metrics"]["part"])
+    folds = found["folds"].set_index("fold")
+    for fold in range(3):
+        for metric in ("AP@0.10", "FROC@0.10"):
+            assert lines.loc[("all", fold, metric), "value"] == pytest.approx(folds.loc[fold, metric])
+    assert (pooled["low"] <= pooled["high"]).all()
 
 
 def test_unknown_setting_and_values_out_of_range(make_table, write_rows, run):

@@ -8,7 +8,9 @@ rule compare:
     output:
         scores=f"{TOGETHER}/comparison/scores.csv",
         folds=f"{TOGETHER}/comparison/folds.csv",
+        metrics=f"{TOGETHER}/comparison/metrics.csv",
         differences=f"{TOGETHER}/comparison/differences.csv",
+        pairs=f"{TOGETHER}/comparison/pairs.csv",
     log:
         f"{TOGETHER}/logs/compare.log",
     benchmark:
