@@ -109,5 +109,15 @@ def consolidate(faithful_sweep: bool, folds: Sequence[int]) -> dict[str, Any]:
     return {"faithful_sweep": faithful_sweep, "folds": list(folds)}
 
 
+def kinds(study: Study) -> dict[str, str]:
+    """Kind of pre-training of the inits that name one, for the claims."""
+    entries = {init: study.entry("inits", init) for init in study.inits}
+    return {init: entry["kind"] for init, entry in entries.items() if "kind" in entry}
+
+
 def compare(study: Study) -> dict[str, Any]:
-    return {"comparison": study.config["comparison"], "rows": [row.path for row in study.rows]}
+    return {
+        "comparison": study.config["comparison"],
+        "rows": [row.path for row in study.rows],
+        "kinds": kinds(study),
+    }

@@ -15,11 +15,11 @@ from typing import Any
 
 import jsonschema
 
-from detpretrain import hub
+from detpretrain import hub, pretraining_kinds
 from detpretrain.errors import InputError
 from detpretrain.files import read_yaml
 
-INIT_KEYS = ("method", "corpus", "seed", "checkpoint", "stem", "neck", "patients")
+INIT_KEYS = ("method", "corpus", "seed", "checkpoint", "stem", "neck", "patients", "kind")
 KINDS = ("datasets", "methods", "inits", "detectors", "recipes", "backbones")
 DEFAULTS: dict[str, Any] = {
     "seeds": [0],
@@ -275,6 +275,10 @@ def _check_init(study: Study, init: str, entry: Mapping[str, Any]) -> None:
     unknown = sorted(set(entry) - set(INIT_KEYS))
     if unknown:
         raise InputError(f"config/inits.yaml: {init}: unknown key {unknown[0]!r}{nearest(unknown[0], INIT_KEYS)}")
+    if "kind" in entry and entry["kind"] not in pretraining_kinds.KINDS:
+        raise InputError(
+            f"config/inits.yaml: {init}: kind {entry['kind']!r}: use one of {', '.join(pretraining_kinds.KINDS)}"
+        )
     if "method" in entry and "checkpoint" in entry:
         raise InputError(f"config/inits.yaml: {init} has both method and checkpoint: keep one of them")
     if "stem" in entry and len(entry.keys() & {"method", "checkpoint"}) != 1:

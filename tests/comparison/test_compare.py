@@ -11,13 +11,15 @@ from detpretrain.evaluation import matches
 from detpretrain.evaluation.metrics import evaluate_matched
 
 SETTINGS = {"resamples": 200, "seed": 1}
+KINDS = {"mae": "reconstruction", "voco": "contrastive", "multitalent": "supervised"}
+ROWS = ("scores", "folds", "metrics", "differences", "pairs")
 KEY = ["study", "dataset", "test_set", "detector", "init", "seed"]
 
 
 @pytest.fixture
 def run(tmp_path):
     def call(paths, overlaps=None, **settings):
-        compare(paths, tmp_path / "out", {**SETTINGS, **settings}, overlaps or {})
+        compare(paths, tmp_path / "out", {**SETTINGS, **settings}, overlaps or {}, KINDS)
         return {path.stem: pd.read_csv(path) for path in (tmp_path / "out").glob("*.csv")}
 
     return call
@@ -179,8 +181,62 @@ def test_single_patient_has_a_score_but_no_interval(make_table, write_rows, run)
 def test_every_table_says_how_many_scored_patients_the_pretraining_saw(make_table, write_rows, run):
     paths = write_rows(make_table("scratch"), make_table("mae"), make_table("mae", dataset="other"))
     found = run(paths, overlaps={("nodules", "mae"): 3, ("other", "elsewhere"): 5})
-    for table in found.values():
+    for table in (found[name] for name in ROWS):
         expected = ((table["dataset"] == "nodules") & (table["init"] == "mae")) * 3
         assert table["overlap"].tolist() == expected.tolist()
     assert (found["differences"]["overlap"] == 3).any()
     assert run(paths[:1])["differences"]["overlap"].empty
+
+
+def test_a_planted_effect_over_data_sets(make_table, write_rows, run):
+    """Reconstruction is planted above supervised, and contrastive is scratch itself."""
+    found_by = {"scratch": 0.4, "voco": 0.4, "multitalent": 0.4, "mae": 0.95}
+    tables = [
+        make_table(
+            init, dataset=dataset, seed_truth=i, patients=40, found=found_by[init], seed_finds=(init == "mae") + i
+        )
+        for i, dataset in enumerate(("a", "b", "c"))
+        for init in found_by
+    ]
+    found = run(write_rows(*tables))
+    claims = found["claims"].set_index("claim")
+    assert claims["verdict"].to_dict() == {"C1": "supported", "C2": "supported", "C3": "supported"}
+    assert claims["datasets"].tolist() == [3, 3, 3]
+    assert claims.loc["C3", ["estimate", "low", "high"]].tolist() == [0, 0, 0]
+    ranks = found["ranks"].set_index("init")
+    assert ranks.loc["mae", ["mean_rank", "best"]].tolist() == pytest.approx([1.0, 1.0])
+    assert ranks.loc["voco", "mean_rank"] == 3.0  # ties with scratch and MultiTalent everywhere
+    assert (ranks["blocks"] == 3).all()
+    assert ranks["friedman_p"].iloc[0] < 0.05
+    model = found["mixed_model"].set_index("init")
+    folds = found["folds"].groupby("init")["AP@0.10"].mean()
+    assert model.loc["mae", "difference"] == pytest.approx(folds["mae"] - folds["scratch"], abs=0.02)
+    assert found["stability"]["stable"].all()
+    assert len(found["stability"]) == 1 + 3 + 3
+    assert found["variance"].empty
+
+
+def test_one_data_set_is_told_and_nothing_pretends(make_table, write_rows, run):
+    found = run(write_rows(make_table("scratch"), make_table("mae", seed_finds=1)))
+    assert (found["claims"]["verdict"] == "too little data").all()
+    assert found["mixed_model"]["note"].item().startswith("one data set")
+    assert found["mixed_model"]["mean"].isna().all()
+    assert found["ranks"][["friedman_p", "critical_difference"]].isna().all(axis=None)
+
+
+def test_inits_that_miss_a_data_set_are_not_ranked(make_table, write_rows, run):
+    tables = [
+        make_table(init, seed_finds=i, dataset=d) for d in "ab" for i, init in enumerate(("scratch", "mae", "mg"))
+    ]
+    ranks = run(write_rows(*tables[:-1]))["ranks"]
+    assert ranks["init"].tolist() == ["mae", "scratch"]
+    assert ranks["note"].unique().tolist() == ["not ranked, without a row on every data set: mg"]
+
+
+def test_seeds_are_sources_of_variance(make_table, write_rows, run):
+    tables = [make_table(init, seed=seed, seed_finds=2 * seed + i)
+              for seed in range(2) for i, init in enumerate(("scratch", "mae"))]  # fmt: skip
+    shares = run(write_rows(*tables))["variance"].set_index("source")["share"]
+    assert shares.sum() == pytest.approx(1)
+    assert shares["dataset"] == pytest.approx(0, abs=1e-12)
+    assert shares["residual"] > 0

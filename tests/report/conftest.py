@@ -91,7 +91,7 @@ def study(tmp_path) -> Study:
         row_files[-1].with_name("metrics.json").write_text(json.dumps({"test_sets": {"cv": {}}}))
         cells = tmp_path / "cells" / "nodules" / "retina_unet_resenc" / init
         logs += [write_log(cells / f"fold{fold}-seed0" / "log.csv") for fold in range(2)]
-    compare(row_files, tmp_path / "comparison", {"resamples": 100}, {})
+    compare(row_files, tmp_path / "comparison", {"resamples": 100}, {}, {})
     return Study(tmp_path, row_files, logs, {"nodules": write_task(tmp_path / "task")})
 
 

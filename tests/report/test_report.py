@@ -128,13 +128,13 @@ def test_missing_task_and_unknown_setting_are_refused(study):
 
 def test_missing_rows_still_give_a_report(study):
     """Without the reference nothing can be compared, and the page says so."""
-    compare(study.row_files[1:], study.root / "comparison", {"resamples": 10}, {})
+    compare(study.row_files[1:], study.root / "comparison", {"resamples": 10}, {}, {})
     output = run(study, row_files=study.row_files[1:])
     assert "No initialisation can be compared with scratch yet." in (output / "report.html").read_text()
 
 
 def test_overlap_is_marked_in_every_readable_table_and_in_the_findings(study):
-    compare(study.row_files, study.root / "comparison", {"resamples": 10}, {("nodules", "mae"): 2})
+    compare(study.row_files, study.root / "comparison", {"resamples": 10}, {("nodules", "mae"): 2}, {})
     output = run(study)
     assert pd.read_csv(output / "main_table.csv").set_index("init").loc["mae", "overlap"] == 2
     for name in ("main_table.md", "report.html"):
@@ -149,7 +149,7 @@ def test_overlap_is_marked_in_every_readable_table_and_in_the_findings(study):
 
 @pytest.mark.parametrize("name", ["plot_froc", "plot_overlays"])
 def test_figures_are_told_of_the_overlap(study, monkeypatch, name):
-    compare(study.row_files, study.root / "comparison", {"resamples": 10}, {("nodules", "mae"): 2})
+    compare(study.row_files, study.root / "comparison", {"resamples": 10}, {("nodules", "mae"): 2}, {})
     path, told = f"detpretrain.report.report.{name}", []
     draw = getattr(importlib.import_module("detpretrain.report.report"), name)
     monkeypatch.setattr(path, lambda *arguments: (told.append(arguments[-1]), draw(*arguments)))

@@ -11,6 +11,11 @@ rule compare:
         metrics=f"{TOGETHER}/comparison/metrics.csv",
         differences=f"{TOGETHER}/comparison/differences.csv",
         pairs=f"{TOGETHER}/comparison/pairs.csv",
+        claims=f"{TOGETHER}/comparison/claims.csv",
+        secondary=expand(
+            f"{TOGETHER}/comparison/{{table}}.csv",
+            table=["ranks", "mixed_model", "stability", "variance"],
+        ),
     log:
         f"{TOGETHER}/logs/compare.log",
     benchmark:

@@ -22,7 +22,7 @@ def main() -> None:
     jobs.check_recipe("compare", leaves.compare(chosen), arguments.recipe)
     found = [read_json(path) for path in arguments.leakage]
     overlaps = {(record["dataset"], record["init"]): len(record["patients"]) for record in found}
-    compare(arguments.rows, arguments.output.parent, chosen.config["comparison"], overlaps)
+    compare(arguments.rows, arguments.output.parent, chosen.config["comparison"], overlaps, leaves.kinds(chosen))
 
 
 if __name__ == "__main__":

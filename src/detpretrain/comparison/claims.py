@@ -17,12 +17,11 @@ from detpretrain.comparison.bootstrap import interval, p_value
 from detpretrain.comparison.scoring import ScoredRow
 from detpretrain.comparison.settings import CompareSettings
 from detpretrain.evaluation.matches import Run
+from detpretrain.pretraining_kinds import KINDS
 
 METRIC = "AP@0.10"
 SUPPORTED, NOT_SUPPORTED, CONTRADICTED, TOO_LITTLE = "supported", "not supported", "contradicted", "too little data"
 FEWEST_DATASETS = 2  # the claims speak of data sets in the plural
-
-KINDS = ("reconstruction", "contrastive", "supervised")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Judgement:
 
 
 def judge(scored: Iterable[ScoredRow], kinds: Mapping[str, str], settings: CompareSettings) -> list[Judgement]:
-    """``kinds``: init -> one of ``KINDS``; inits that are not in it take part in no claim."""
+    """``kinds``: init -> one of ``pretraining_kinds.KINDS``; inits that are not in it take part in no claim."""
     scored = list(scored)
     return [_judge(claim, scored, kinds, settings) for claim in CLAIMS]
 

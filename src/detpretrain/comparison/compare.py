@@ -2,7 +2,7 @@
 
 Written to the output folder, one header line, empty = not defined:
 
-Every table has the column ``overlap``: how many of the row's scored patients its pre-training saw, accepted by the user
+Tables of rows have the column ``overlap``: how many of the row's scored patients its pre-training saw, accepted by the user
 (0 = none known).
 
 ``scores.csv``, one line per study, dataset, test_set, detector, init, seed:
@@ -22,6 +22,13 @@ Every table has the column ``overlap``: how many of the row's scored patients it
     reference row, the numbers and ``reference`` are empty.
 ``pairs.csv``: the same for all pairs of rows of one data set, test set, detector and seed; each pair once, ``p_holm`` within a
     detector and metric.
+``claims.csv``: one line per claim, ``claims.Judgement``.
+
+Secondary, of AP@0.10 and without ``overlap``:
+
+``ranks.csv``, one line per detector and init: ``ranking.Ranking``; ``blocks``: (data set, test set) pairs ranked.
+``mixed_model.csv``, one line per detector and init: ``mixed_model.MixedModel``; without a fit one line with its ``note``.
+``stability.csv``: ``stability.winners`` of every detector. ``variance.csv``: ``stability.variance_shares``, with several seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +42,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from detpretrain.comparison import secondary
 from detpretrain.comparison.bootstrap import interval, paired_difference
+from detpretrain.comparison.claims import Judgement, judge
 from detpretrain.comparison.effects import Effect, effect_of
 from detpretrain.comparison.multiplicity import holm_within
 from detpretrain.comparison.rows import counts, groups, read_rows
@@ -50,21 +59,27 @@ _EFFECTS = list(Effect.__dataclass_fields__)
 
 
 def compare(
-    row_files: list[Path], output: Path, settings: Mapping[str, Any], overlaps: Mapping[tuple[str, str], int]
+    row_files: list[Path],
+    output: Path,
+    settings: Mapping[str, Any],
+    overlaps: Mapping[tuple[str, str], int],
+    kinds: Mapping[str, str],
 ) -> None:
     """Writes the tables (columns: see the module) to ``output``.
 
     ``row_files``: the ``matches.parquet`` of every row. ``settings``: keys of ``CompareSettings``. ``overlaps``: (dataset, init)
-    -> scored patients that the pre-training saw; pairs that are not in it have none known.
+    -> scored patients that the pre-training saw; pairs that are not in it have none known. ``kinds``: init -> kind of
+    pre-training, for the claims (``pretraining_kinds.KINDS``).
 
     Raises:
         InputError: an unknown setting, a file that is no matches table, a row given twice, rows of one data set that
             were scored on different cases.
     """
-    chosen = CompareSettings.of(settings)
+    chosen, everything = CompareSettings.of(settings), []
     lines: dict[str, list[Any]] = {name: [] for name in ("scores", "folds", "metrics", "differences", "pairs")}
     for group in groups(read_rows(row_files)):
         scored = score_group(group, chosen)
+        everything += scored
         lines["scores"] += [_score_line(entry, chosen) for entry in scored]
         lines["folds"] += [_with_key(entry, entry.folds) for entry in scored]
         lines["metrics"] += [_with_key(entry, _metric_lines(entry, chosen)) for entry in scored]
@@ -80,6 +95,9 @@ def compare(
     }
     for name, table in tables.items():
         _write(_with_overlap(table, overlaps), output / f"{name}.csv")
+    _write(_claim_lines(judge(everything, kinds, chosen)), output / "claims.csv")
+    for name, table in secondary.tables(everything, tables["folds"], chosen).items():
+        _write(table, output / f"{name}.csv")
 
 
 def _score_line(entry: ScoredRow, settings: CompareSettings) -> dict[str, Any]:
@@ -167,6 +185,14 @@ def _no_difference(metric: str, settings: CompareSettings) -> dict[str, Any]:
         "confidence": settings.confidence,
         "resamples": settings.resamples,
     }
+
+
+def _claim_lines(judgements: list[Judgement]) -> pd.DataFrame:
+    lines = []
+    for found in judgements:
+        line = {key: value for key, value in vars(found).items() if key != "claim"}
+        lines.append({"claim": found.claim.name, "text": found.claim.text, **line})
+    return pd.DataFrame(lines)
 
 
 def _adjusted(table: pd.DataFrame, families: list[str]) -> pd.DataFrame:
