@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo grid test demo-check lint format smoke bench bench-overfit real-mr clean-venv
+.PHONY: demo grid bench-stats test demo-check lint format smoke bench bench-overfit real-mr clean-venv
 
 demo: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES)
@@ -48,9 +48,13 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/full_size_step.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/pretraining_views.py --size demo
 
-# every kind of detector learns four volumes by heart: about seven minutes each, status 1 when one cannot
+# every kind of detector learns four volumes by heart: up to ten minutes each, status 1 when one cannot
 bench-overfit: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python benchmarks/overfit.py
+
+# false-positive rate, power and coverage of the study's statistics, on simulated studies: some minutes
+bench-stats: $(STAMP)
+	$(ONE_THREAD) $(BIN)/python benchmarks/statistics.py
 
 # the real MR volumes of DETPRETRAIN_REAL_DATA (config/README.md)
 real-mr: $(STAMP)
