@@ -51,6 +51,9 @@ def test_everything_is_written_and_the_page_is_self_contained(study):
         "main_table.md",
         "main_table.tex",
         "overlays_nodules.png",
+        "paper_table.csv",
+        "paper_table.md",
+        "paper_table.tex",
         "report.html",
     ]
     text = (output / "report.html").read_text()

@@ -1,5 +1,7 @@
 """Statistics over the rows, then tables and figures. Cheap: these rerun when their own source changes."""
 
+SECONDARY_TABLES = ["ranks", "mixed_model", "stability", "variance"]
+
 
 rule compare:
     input:
@@ -12,10 +14,7 @@ rule compare:
         differences=f"{TOGETHER}/comparison/differences.csv",
         pairs=f"{TOGETHER}/comparison/pairs.csv",
         claims=f"{TOGETHER}/comparison/claims.csv",
-        secondary=expand(
-            f"{TOGETHER}/comparison/{{table}}.csv",
-            table=["ranks", "mixed_model", "stability", "variance"],
-        ),
+        secondary=expand(f"{TOGETHER}/comparison/{{table}}.csv", table=SECONDARY_TABLES),
     log:
         f"{TOGETHER}/logs/compare.log",
     benchmark:
@@ -42,6 +41,8 @@ rule report:
     input:
         scores=f"{TOGETHER}/comparison/scores.csv",
         differences=f"{TOGETHER}/comparison/differences.csv",
+        claims=f"{TOGETHER}/comparison/claims.csv",
+        secondary=expand(f"{TOGETHER}/comparison/{{table}}.csv", table=SECONDARY_TABLES),
         rows=all_rows("matches.parquet"),
         metrics=all_rows("metrics.json"),
         logs=all_cells("log.csv"),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from detpretrain import jobs, leaves, selector, status, study
+from detpretrain.comparison.settings import CompareSettings
 from detpretrain.errors import exit_on_input_error
 from detpretrain.report.report import report
 
@@ -25,7 +26,8 @@ def main() -> None:
     jobs.check_recipe("report", leaves.compare(chosen), arguments.recipe)
     tasks = {row.dataset: chosen.results / "data" / row.dataset / "task" for row in chosen.rows}
     states = status.cell_states(chosen)
-    settings = {"provenance": status.summary(states), "citations": given_citations(chosen, states)}
+    margin = CompareSettings.of(chosen.config["comparison"]).margin
+    settings = {"margin": margin, "provenance": status.summary(states), "citations": given_citations(chosen, states)}
     report(
         arguments.comparison.parent,
         arguments.rows,

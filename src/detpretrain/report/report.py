@@ -13,7 +13,7 @@ from detpretrain.comparison.rows import Row, read_rows
 from detpretrain.errors import InputError
 from detpretrain.evaluation import matches
 from detpretrain.files import atomic_path, read_json, write_text
-from detpretrain.report import pretraining_section, tables
+from detpretrain.report import pretraining_section, statistics_section, tables
 from detpretrain.report.froc_figure import plot_froc
 from detpretrain.report.learning_curves import TrainingLog, plot_learning_curves, read_logs
 from detpretrain.report.overlays import plot_overlays
@@ -26,6 +26,8 @@ from detpretrain.report.page import (
     finding,
     write_page,
 )
+from detpretrain.report.paper_table import HTML, LATEX, MARKDOWN, paper_table
+from detpretrain.report.paper_table import NOTE as PAPER_NOTE
 from detpretrain.report.pretraining_figures import plot_pretraining_curves, plot_preview, plot_probes
 from detpretrain.report.pretraining_section import Pretraining
 from detpretrain.tasks import Task
@@ -33,7 +35,8 @@ from detpretrain.tasks import Task
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """``windows``: data set -> grey values (low, high) of its overlays, where the default does not fit.
+    """``margin``: of the comparison. ``windows``: data set -> grey values (low, high) of its overlays, where the default does
+    not fit.
 
     ``provenance``: lines of the provenance table (column -> value), printed as they are. ``citations``: init -> ``citations``
     of its checkpoint, for inits that come from a file instead of a pre-training of this study.
@@ -41,6 +44,7 @@ class ReportSettings:
 
     title: str = "Does pre-training help 3D medical object detection?"
     reference: str = "scratch"
+    margin: float = 0.02
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     provenance: Sequence[Mapping[str, Any]] = ()
     citations: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -65,7 +69,8 @@ def report(
     settings: Mapping[str, Any],
     pretrainings: Sequence[Path] = (),
 ) -> None:
-    """Writes ``main_table.{csv,md,tex}``, ``{froc,learning,overlays}_DATASET.png``, ``pretraining_*.png`` and ``report.html``.
+    """Writes ``{main,paper}_table.{csv,md,tex}``, ``{froc,learning,overlays}_DATASET.png``, ``pretraining_*.png`` and
+    ``report.html``.
 
     ``comparison_dir``: what ``compare`` wrote for ``row_files`` (``matches.parquet`` of every row, with ``metrics.json`` beside
     it). ``cell_logs``: ``log.csv`` of every cell. ``tasks``: data set -> its task folder, for the overlays' images.
@@ -93,6 +98,7 @@ def report(
         table.to_csv(temporary, index=False)
     write_text(output / "main_table.md", tables.to_markdown(text, note))
     write_text(output / "main_table.tex", tables.to_latex(text, note))
+    printed = _write_paper_table(scores, differences, output, chosen.reference, note)
     datasets = sorted({row.key.dataset for row in rows})
     sections = [
         _dataset_section(
@@ -109,10 +115,27 @@ def report(
     inits = sorted({row.key.init for row in rows})
     values = _page_values(scores, table, text, sections, len(logs), chosen) | {
         "overlap_note": note,
+        "claims": statistics_section.claims(Path(comparison_dir), float(scores["confidence"].iloc[0])),
+        "paper_table": printed,
+        "appendix": statistics_section.appendix(Path(comparison_dir)),
         "pretraining": _pretraining_section(trained, inits, output, chosen.reference),
         "references": pretraining_section.references(_citations(trained, inits, chosen)),
     }
     write_text(output / "report.html", write_page(chosen.template, values))
+
+
+def _write_paper_table(
+    scores: pd.DataFrame, differences: pd.DataFrame, output: Path, reference: str, overlap_note: str
+) -> PageTable:
+    """``paper_table.{csv,md,tex}``; returns the table as the page shows it."""
+    made = paper_table(scores, differences, reference)
+    note = PAPER_NOTE.format(reference=reference)
+    with atomic_path(output / "paper_table.csv") as temporary:
+        made.values.to_csv(temporary)
+    notes = f"{note} {overlap_note}".strip()
+    write_text(output / "paper_table.md", tables.to_markdown(made.written(MARKDOWN), notes))
+    write_text(output / "paper_table.tex", tables.booktabs(made.written(LATEX), notes))
+    return PageTable("Table as printed", note, made.written(HTML))
 
 
 def _check_rows(scores: pd.DataFrame, rows: list[Row], folder: Path) -> None:
@@ -240,6 +263,7 @@ def _page_values(
     return {
         "title": settings.title,
         "reference": settings.reference,
+        "margin": settings.margin,
         "resamples": int(scores["resamples"].iloc[0]),
         "n_rows": len(scores[["study", "dataset", "detector", "init", "seed"]].drop_duplicates()),
         "n_cells": n_cells,

@@ -26,6 +26,7 @@ _DIFFERENCE = {
     "low": "difference_low",
     "high": "difference_high",
     "p": "p",
+    "p_holm": "p_holm",
 }
 _KEY_TYPES = {name: "int64" if name == "seed" else "str" for name in KEY_COLUMNS}
 _TEX = {
@@ -38,6 +39,8 @@ _TEX = {
     "−": "$-$",
     "<": "$<$",
     ">": "$>$",
+    "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$",
 }
 _TEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
@@ -102,11 +105,12 @@ def readable(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
         "seed": table["seed"].map(str) if several_seeds else None,
         f"AP@0.10 {level}": _with_interval(table, HEADLINE, f"{HEADLINE}_low", f"{HEADLINE}_high", sign=""),
         f"difference {level}": _with_interval(table, "difference", "difference_low", "difference_high", sign="+"),
-        "p": table["p"].map(_p),
+        "p": table["p"].map(p_text),
+        "p (Holm)": table["p_holm"].map(p_text),
         "folds: mean ± sd": _mean_and_sd(table),
-        "mAP@0.10:0.50": table["mAP@0.10:0.50"].map(_number),
-        "FROC@0.10": table["FROC@0.10"].map(_number),
-        CPM: table[CPM].map(_number) if CPM in table else None,
+        "mAP@0.10:0.50": table["mAP@0.10:0.50"].map(number),
+        "FROC@0.10": table["FROC@0.10"].map(number),
+        CPM: table[CPM].map(number) if CPM in table else None,
         "patients": table["patients"].map(str),
         "objects": table["objects"].map(str),
     }
@@ -141,16 +145,22 @@ def to_markdown(table: pd.DataFrame, note: str = "") -> str:
 
 
 def to_latex(table: pd.DataFrame, note: str = "") -> str:
-    """A booktabs ``tabular`` of a table of texts, to be ``\\input`` (preamble: ``\\usepackage{booktabs}``).
+    """A booktabs table of texts, a rule between the data sets."""
+    written = [[latex_escape(str(cell)) for cell in line] for line in [list(table.columns), *table.to_numpy().tolist()]]
+    return booktabs(pd.DataFrame(written[1:], columns=written[0]), note, group=2)
 
-    A rule separates the data sets; a note stands below the table, as wide as the text.
+
+def booktabs(table: pd.DataFrame, note: str = "", group: int = 1) -> str:
+    """A ``tabular`` of cells in LaTeX, to be ``\\input`` (preamble: ``\\usepackage{booktabs}``).
+
+    A rule separates lines that differ in the first ``group`` columns; a note, in plain text, stands below, as wide as the text.
     """
     lines = [r"\begin{tabular}{" + "l" * len(table.columns) + "}", r"\toprule", _latex_line(table.columns), r"\midrule"]
     previous = None
     for values in table.to_numpy().tolist():
-        if previous is not None and values[:2] != previous:
+        if previous is not None and values[:group] != previous:
             lines.append(r"\midrule")
-        previous = values[:2]
+        previous = values[:group]
         lines.append(_latex_line(values))
     lines += [r"\bottomrule", r"\end{tabular}"]
     if note:
@@ -163,20 +173,15 @@ def latex_escape(text: str) -> str:
 
 
 def _latex_line(cells) -> str:
-    # A cell that starts with "[" right behind "\\" would be read as its optional argument.
-    return (
-        " & ".join(
-            f"{{{latex_escape(str(cell))}}}" if str(cell).startswith("[") else latex_escape(str(cell)) for cell in cells
-        )
-        + r" \\"
-    )
+    # A cell that starts with "[" right behind "\\\\" would be read as its optional argument.
+    return " & ".join(f"{{{cell}}}" if str(cell).startswith("[") else str(cell) for cell in cells) + r" \\"
 
 
-def _number(value: float, sign: str = "") -> str:
+def number(value: float, sign: str = "") -> str:
     return NOT_DEFINED if pd.isna(value) else f"{value:{sign}.3f}".replace("-", "−")
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
     if pd.isna(value):
         return NOT_DEFINED
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -188,14 +193,14 @@ def _with_interval(table: pd.DataFrame, value: str, low: str, high: str, sign: s
         if pd.isna(line[0]):
             texts.append(NOT_DEFINED)
         elif pd.isna(line[1]):
-            texts.append(_number(line[0], sign))
+            texts.append(number(line[0], sign))
         else:
-            texts.append(f"{_number(line[0], sign)} [{_number(line[1], sign)}, {_number(line[2], sign)}]")
+            texts.append(f"{number(line[0], sign)} [{number(line[1], sign)}, {number(line[2], sign)}]")
     return texts
 
 
 def _mean_and_sd(table: pd.DataFrame) -> list[str]:
     texts = []
     for mean, sd in table[[f"{HEADLINE}_fold_mean", f"{HEADLINE}_fold_sd"]].itertuples(index=False, name=None):
-        texts.append(_number(mean) if pd.isna(sd) else f"{_number(mean)} ± {_number(sd)}")
+        texts.append(number(mean) if pd.isna(sd) else f"{number(mean)} ± {number(sd)}")
     return texts
