@@ -47,7 +47,7 @@ DATASET = "phantom_nodules"
 ENTRIES = read_yaml(ROOT / "config" / "detectors.yaml")
 DETECTORS = [name for name, entry in ENTRIES.items() if "demo" in entry["sizes"]]
 EPOCHS = 4
-STEPS = {"retina": 1800, "centre": 1800, "deformable": 2700}  # by the first word of an entry's name
+STEPS = {"retina": 1800, "centre": 1800, "deformable": 2400}  # by the first word of an entry's name
 TARGET_AP, MINUTES = 0.95, 10.0
 CONFIDENT, SAME_OBJECT = 0.3, 0.5  # score and IoU
 
