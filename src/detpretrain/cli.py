@@ -89,6 +89,40 @@ def luna16(
 
 
 @app.command()
+def compare(
+    tables: Annotated[
+        list[Path],
+        typer.Argument(metavar="TABLE...", help="Per-detection results: .csv, .parquet or a matches.parquet."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the tables of the comparison.")],
+    reference: Annotated[
+        str | None, typer.Option(help="The init that others are compared with; default: that of the first table.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Draws of patients.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the draws.", min=0)] = 0,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+) -> None:
+    """The study's statistics for any tables of detections: one line per image, object and detection.
+
+    Columns: case, kind (case, truth or detection), z1 y1 x1 z2 y2 x2 in mm, score; and if there is more to say: class, patient,
+    fold, ignored, dataset, test_set, detector, init, seed. Without init, a file is one row by its name.
+    """
+    from detpretrain.comparison import outside_tables
+    from detpretrain.comparison.compare import compare_rows
+    from detpretrain.comparison.rows import rows_of
+    from detpretrain.report import tables as readable
+
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: is a file: give a folder")
+    read = [(path, outside_tables.read(path)) for path in tables]
+    first = reference or str(read[0][1]["init"].iloc[0])
+    settings = {"reference": first, "resamples": resamples, "seed": seed, "confidence": confidence}
+    compare_rows(rows_of(read), output, settings, {}, {})
+    scores, differences = readable.read_comparison(output)
+    typer.echo(readable.to_markdown(readable.readable(readable.main_table(scores, differences), confidence)), nl=False)
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL.pth", help="The model.pth of a cell.")],
     cases: Annotated[

@@ -47,7 +47,7 @@ from detpretrain.comparison.bootstrap import interval, paired_difference
 from detpretrain.comparison.claims import Judgement, judge
 from detpretrain.comparison.effects import Effect, effect_of
 from detpretrain.comparison.multiplicity import holm_within
-from detpretrain.comparison.rows import counts, groups, read_rows
+from detpretrain.comparison.rows import Row, counts, groups, read_rows
 from detpretrain.comparison.scoring import ScoredRow, score_group
 from detpretrain.comparison.settings import CompareSettings
 from detpretrain.evaluation import matches
@@ -65,19 +65,28 @@ def compare(
     overlaps: Mapping[tuple[str, str], int],
     kinds: Mapping[str, str],
 ) -> None:
-    """Writes the tables (columns: see the module) to ``output``.
+    """Writes the tables (columns: see the module) of the rows in ``row_files`` (``matches.parquet``) to ``output``."""
+    compare_rows(read_rows(row_files), output, settings, overlaps, kinds)
 
-    ``row_files``: the ``matches.parquet`` of every row. ``settings``: keys of ``CompareSettings``. ``overlaps``: (dataset, init)
-    -> scored patients that the pre-training saw; pairs that are not in it have none known. ``kinds``: init -> kind of
-    pre-training, for the claims (``pretraining_kinds.KINDS``).
+
+def compare_rows(
+    rows: list[Row],
+    output: Path,
+    settings: Mapping[str, Any],
+    overlaps: Mapping[tuple[str, str], int],
+    kinds: Mapping[str, str],
+) -> None:
+    """``compare`` for rows that are read already.
+
+    ``settings``: keys of ``CompareSettings``. ``overlaps``: (dataset, init) -> scored patients that the pre-training saw; pairs
+    that are not in it have none known. ``kinds``: init -> kind of pre-training, for the claims (``pretraining_kinds.KINDS``).
 
     Raises:
-        InputError: an unknown setting, a file that is no matches table, a row given twice, rows of one data set that
-            were scored on different cases.
+        InputError: an unknown setting, or rows of one data set that were scored on different cases.
     """
     chosen, everything = CompareSettings.of(settings), []
     lines: dict[str, list[Any]] = {name: [] for name in ("scores", "folds", "metrics", "differences", "pairs")}
-    for group in groups(read_rows(row_files)):
+    for group in groups(rows):
         scored = score_group(group, chosen)
         everything += scored
         lines["scores"] += [_score_line(entry, chosen) for entry in scored]

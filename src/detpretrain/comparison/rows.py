@@ -52,9 +52,13 @@ def read_rows(row_files: Iterable[Path]) -> list[Row]:
     Raises:
         InputError: no file given, a file that is no matches table, or two files that hold the same row.
     """
+    return rows_of((path, matches.read(path)) for path in row_files)
+
+
+def rows_of(tables: Iterable[tuple[Path, pd.DataFrame]]) -> list[Row]:
+    """``read_rows`` for tables that are read already, with the files they come from."""
     rows: dict[matches.Run, Row] = {}
-    for path in row_files:
-        table = matches.read(path)
+    for path, table in tables:
         if table.empty:
             raise InputError(f"{path}: no line in the matches table: run consolidate again")
         for values, part in table.groupby(list(KEY), sort=False):

@@ -28,7 +28,7 @@ SCHEMA_VERSION = 1
 SIDES = ["z1", "y1", "x1", "z2", "y2", "x2"]
 TRUTH_AT = [f"truth@{threshold:.2f}" for threshold in IOU_THRESHOLDS]
 IOU_AT = [f"iou@{threshold:.2f}" for threshold in IOU_THRESHOLDS]
-_VERSION_KEY = b"detpretrain.matches.version"
+VERSION_KEY = b"detpretrain.matches.version"
 
 SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("study", "dataset", "test_set", "detector", "init")]
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
     + [pa.field("ignored", pa.bool_()), pa.field("truth", pa.int64())]
     + [pa.field(name, pa.int64()) for name in TRUTH_AT]
     + [pa.field(name, pa.float64()) for name in IOU_AT],
-    metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
+    metadata={VERSION_KEY: str(SCHEMA_VERSION)},
 )
 _DTYPES = {pa.string(): "string", pa.int64(): "Int64", pa.float64(): "float64", pa.bool_(): "bool"}
 
@@ -107,7 +107,7 @@ def read(path: Path | str) -> pd.DataFrame:
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a readable parquet file ({reason}): evaluate the run again") from None
-    version = (arrow.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    version = (arrow.schema.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise InputError(f"{path}: schema version {version}, not {SCHEMA_VERSION}: evaluate the run again")
     if not arrow.schema.equals(SCHEMA):
