@@ -26,6 +26,7 @@ LAYERS = (
         "provenance",
         "hub",
         "parallel",
+        "pretraining_kinds",
     },
     {"tasks", "folds", "case_files", "task_writer", "task_validation", "evaluation", "leakage"},
     {"datasets", "preprocessing", "loading", "models", "comparison"},
@@ -34,7 +35,7 @@ LAYERS = (
 )
 # The study's configuration stands beside them: what computes results is given values and never looks a study up.
 CONFIGURATION = {"study", "selector", "leaves", "jobs", "status", "status_table"}
-CONFIGURATION_USES = {"errors", "files", "provenance", "hub"}
+CONFIGURATION_USES = {"errors", "files", "provenance", "hub", "pretraining_kinds"}
 NEVER = {
     "pretraining": {"detectors"},
     "detectors": {"pretraining"},

@@ -127,6 +127,15 @@ def test_a_method_asks_for_its_kind_of_corpus_and_an_init_may_name_its_own():
     assert "add labelled_corpus: DATASET" in refused(without)
 
 
+def test_an_init_names_a_kind_that_the_claims_know():
+    found = assembled()
+    entries = {**found.entries, "inits": {"scratch": {}, "mae": {"method": "mae", "kind": "reconstructive"}}}
+    with pytest.raises(
+        InputError, match="mae: kind 'reconstructive': use one of reconstruction, contrastive, supervised"
+    ):
+        study._check_init(found, "mae", entries["inits"]["mae"])
+
+
 def test_accepted_overlaps_name_what_exists():
     found = assembled(accept_overlap={"mae": ["smoke_nodules"]})
     assert found.accepts_overlap("mae", "smoke_nodules")
