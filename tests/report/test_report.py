@@ -44,18 +44,12 @@ def run(study, **changes):
 
 def test_everything_is_written_and_the_page_is_self_contained(study):
     output = run(study, settings={"provenance": [{"recipe": "a1b2", "source": "c3d4", "cells": 6}]})
-    assert sorted(path.name for path in output.iterdir()) == [
-        "froc_nodules.png",
-        "learning_nodules.png",
-        "main_table.csv",
-        "main_table.md",
-        "main_table.tex",
-        "overlays_nodules.png",
-        "paper_table.csv",
-        "paper_table.md",
-        "paper_table.tex",
-        "report.html",
-    ]
+    figures = ("differences", "froc_nodules", "learning_nodules", "overlays_nodules")
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        [f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png", "svg")]
+        + [f"{name}_table.{suffix}" for name in ("main", "paper") for suffix in ("csv", "md", "tex")]
+        + ["report.html"]
+    )
     text = (output / "report.html").read_text()
     page = Page(text)
     assert "http" not in text.replace("<!doctype html>", "")

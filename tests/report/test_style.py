@@ -1,6 +1,6 @@
 """Colours stay with their initialisation and stay apart."""
 
-from detpretrain.report.style import REFERENCE_COLOUR, init_styles
+from detpretrain.report.style import REFERENCE_COLOUR, init_styles, new_figure, save, style
 
 
 def test_every_init_has_its_own_look_and_the_reference_its_grey():
@@ -12,3 +12,16 @@ def test_every_init_has_its_own_look_and_the_reference_its_grey():
 
 def test_order_of_the_inits_does_not_matter():
     assert init_styles(["b", "scratch", "a"]) == init_styles(["a", "b"])
+
+
+def test_a_figure_is_written_as_picture_and_as_vectors_and_always_the_same(tmp_path):
+    for name in ("a", "b"):
+        with style():
+            figure = new_figure(2, 1)
+            figure.subplots().plot([0, 1], [1, 0], label="line")
+            save(figure, tmp_path / f"{name}.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.{s}" for n in "ab" for s in ("pdf", "png", "svg")]
+    for suffix in ("pdf", "png", "svg"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in (tmp_path / "a.svg").read_text()

@@ -13,7 +13,8 @@ from detpretrain.comparison.rows import Row, read_rows
 from detpretrain.errors import InputError
 from detpretrain.evaluation import matches
 from detpretrain.files import atomic_path, read_json, write_text
-from detpretrain.report import pretraining_section, statistics_section, tables
+from detpretrain.report import captions, pretraining_section, statistics_section, tables
+from detpretrain.report.difference_figure import plot_differences
 from detpretrain.report.froc_figure import plot_froc
 from detpretrain.report.learning_curves import TrainingLog, plot_learning_curves, read_logs
 from detpretrain.report.overlays import plot_overlays
@@ -30,6 +31,7 @@ from detpretrain.report.paper_table import HTML, LATEX, MARKDOWN, paper_table
 from detpretrain.report.paper_table import NOTE as PAPER_NOTE
 from detpretrain.report.pretraining_figures import plot_pretraining_curves, plot_preview, plot_probes
 from detpretrain.report.pretraining_section import Pretraining
+from detpretrain.report.size_figure import plot_sizes
 from detpretrain.tasks import Task
 
 
@@ -99,6 +101,7 @@ def report(
     write_text(output / "main_table.md", tables.to_markdown(text, note))
     write_text(output / "main_table.tex", tables.to_latex(text, note))
     printed = _write_paper_table(scores, differences, output, chosen.reference, note)
+    metrics = statistics_section.read_table(Path(comparison_dir), "metrics")
     datasets = sorted({row.key.dataset for row in rows})
     sections = [
         _dataset_section(
@@ -106,6 +109,7 @@ def report(
             [row for row in rows if row.key.dataset == dataset],
             [log for log in logs if log.dataset == dataset],
             scores[scores["dataset"] == dataset],
+            metrics[metrics["dataset"] == dataset],
             tasks,
             output,
             chosen,
@@ -117,6 +121,7 @@ def report(
         "overlap_note": note,
         "claims": statistics_section.claims(Path(comparison_dir), float(scores["confidence"].iloc[0])),
         "paper_table": printed,
+        "overview": _overview(differences, output, chosen.reference),
         "appendix": statistics_section.appendix(Path(comparison_dir)),
         "pretraining": _pretraining_section(trained, inits, output, chosen.reference),
         "references": pretraining_section.references(_citations(trained, inits, chosen)),
@@ -136,6 +141,16 @@ def _write_paper_table(
     write_text(output / "paper_table.md", tables.to_markdown(made.written(MARKDOWN), notes))
     write_text(output / "paper_table.tex", tables.booktabs(made.written(LATEX), notes))
     return PageTable("Table as printed", note, made.written(HTML))
+
+
+def _overview(differences: pd.DataFrame, output: Path, reference: str) -> list[PageFigure]:
+    """Figures over all data sets."""
+    path = output / "differences.png"
+    if not plot_differences(differences, path, reference):
+        return []
+    return [
+        PageFigure(path, f"Differences to {reference} of all rows with their intervals", captions.DIFFERENCES_CAPTION)
+    ]
 
 
 def _check_rows(scores: pd.DataFrame, rows: list[Row], folder: Path) -> None:
@@ -167,6 +182,7 @@ def _dataset_section(
     rows: list[Row],
     logs: list[TrainingLog],
     scores: pd.DataFrame,
+    metrics: pd.DataFrame,
     tasks: Mapping[str, Path],
     output: Path,
     settings: ReportSettings,
@@ -177,17 +193,20 @@ def _dataset_section(
     froc = output / f"froc_{dataset}.png"
     overlaps = dict(zip(scores["init"], scores["overlap"], strict=True))
     plot_froc(rows, froc, settings.reference, overlaps)
-    figures.append(PageFigure(froc, f"FROC curves of all rows on {dataset}", _explained(_FROC_CAPTION, scores)))
+    figures.append(PageFigure(froc, f"FROC curves of all rows on {dataset}", _explained(captions.FROC_CAPTION, scores)))
+    sizes = output / f"sizes_{dataset}.png"
+    if plot_sizes(metrics, sizes, settings.reference):
+        figures.append(PageFigure(sizes, f"Scores by size of the objects on {dataset}", captions.SIZES_CAPTION))
     if logs:
         learning = output / f"learning_{dataset}.png"
         plot_learning_curves(logs, learning, settings.reference)
-        figures.append(PageFigure(learning, f"Learning curves of all cells on {dataset}", _LEARNING_CAPTION))
+        figures.append(PageFigure(learning, f"Learning curves of all cells on {dataset}", captions.LEARNING_CAPTION))
     best = _best_row(rows, scores)
     if best is not None:
         overlays = output / f"overlays_{dataset}.png"
         init = best.key.init
         plot_overlays(best, Task.read(tasks[dataset]), overlays, settings.windows.get(dataset), overlaps[init])
-        caption = _explained(_OVERLAY_CAPTION, scores[scores["init"] == init])
+        caption = _explained(captions.OVERLAY_CAPTION, scores[scores["init"] == init])
         figures.append(PageFigure(overlays, f"Detections and objects on slices of {dataset}", caption))
     holds = [
         f"{test_set}: {line['patients']} patients, {line['cases']} cases, {line['objects']} objects"
@@ -220,21 +239,23 @@ def _pretraining_section(
     if not trained:
         return None
     content = [
-        ("Pretext tasks", _ASSESSMENT_NOTE, pretraining_section.assessment_table(trained)),
-        ("Linear probe", _PROBE_NOTE, pretraining_section.probe_table(trained)),
-        ("Time per step", _TIME_NOTE, pretraining_section.time_table(trained)),
+        ("Pretext tasks", captions.ASSESSMENT_NOTE, pretraining_section.assessment_table(trained)),
+        ("Linear probe", captions.PROBE_NOTE, pretraining_section.probe_table(trained)),
+        ("Time per step", captions.TIME_NOTE, pretraining_section.time_table(trained)),
     ]
     curves = output / "pretraining_curves.png"
     plot_pretraining_curves(trained, curves, inits, reference)
-    figures = [PageFigure(curves, "Training and validation losses of all pre-trainings", _CURVES_CAPTION)]
+    figures = [PageFigure(curves, "Training and validation losses of all pre-trainings", captions.CURVES_CAPTION)]
     if any(one.probe is not None for one in trained):
         probes = output / "pretraining_probe.png"
         plot_probes(trained, probes)
-        figures.append(PageFigure(probes, "Accuracy of the linear probe of all pre-trainings", _PROBE_CAPTION))
+        figures.append(PageFigure(probes, "Accuracy of the linear probe of all pre-trainings", captions.PROBE_CAPTION))
     for one in trained:
         preview = output / f"pretraining_preview_{one.init}_{one.backbone}.png"
         plot_preview(one, preview)
-        figures.append(PageFigure(preview, f"Pretext task of {one.name} on validation samples", _PREVIEW_CAPTION))
+        figures.append(
+            PageFigure(preview, f"Pretext task of {one.name} on validation samples", captions.PREVIEW_CAPTION)
+        )
     return PretrainingSection([PageTable(*entry) for entry in content if not entry[2].empty], figures)
 
 
@@ -272,43 +293,3 @@ def _page_values(
         "sections": sections,
         "provenance": {"columns": list(provenance.columns), "lines": provenance.to_numpy().tolist()},
     }
-
-
-_FROC_CAPTION = (
-    "FROC curves: share of objects found (IoU at least 0.10) against false positives per case, all classes and patients "
-    "pooled; points: the seven rates whose mean sensitivity is the FROC score."
-)
-_LEARNING_CAPTION = (
-    "Learning curves as logged in training: a line of panels per detector, a colour per initialisation; thin: each fold and "
-    "seed, thick: their mean. Losses of two detectors do not compare. Nothing is selected on them: the last weights are used."
-)
-_OVERLAY_CAPTION = (
-    "The row of highest pooled AP@0.10 on its best, median and worst case by the case's own AP@0.10 (cases without objects "
-    "have none). Slices pass through the centres of objects, then of detections. Detections are shown above the score that "
-    "leaves one false positive per case on average."
-)
-_ASSESSMENT_NOTE = (
-    "What each pre-training has learned of its own task: its figure on the fixed validation views beside that of a trivial "
-    "baseline on the same views, and their ratio. A pre-training that does not beat the baseline has not learned its task."
-)
-_PROBE_NOTE = (
-    "Balanced accuracy (mean recall over the classes, background included) of a linear classifier that reads labels of single "
-    "voxels off the frozen encoder's features, on validation cases: mean (range) over the repeats. Random weights: the same "
-    "architecture, untrained; intensity alone: the grey value and the mean of its patch."
-)
-_TIME_NOTE = (
-    "Median milliseconds per training step on the machine of the pre-training, reading from disk left out. Views: "
-    "augmentation and what the method makes of the images; share: views / (views + pass)."
-)
-_CURVES_CAPTION = (
-    "Losses of the pre-trainings: training (solid) and validation (dashed, the same patches and views every epoch). Losses of "
-    "different methods do not compare."
-)
-_PROBE_CAPTION = (
-    "Linear probe: a point per repeat (other training voxels, for random weights other weights too), a line at their mean; "
-    "dotted: chance."
-)
-_PREVIEW_CAPTION = (
-    "Pretext task after training, a row per validation sample. Grey panels of a row share one window (1st to 99th percentile); "
-    "label panels show background in black; matrices run from 0 to 1."
-)

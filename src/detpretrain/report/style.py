@@ -35,6 +35,8 @@ _SETTINGS = {
     "axes.axisbelow": True,
     "lines.linewidth": 1.6,
     "figure.dpi": DPI,
+    "svg.hashsalt": "detpretrain",
+    "pdf.fonttype": 42,  # text stays text, which journals ask for
 }
 
 
@@ -65,5 +67,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+    """Writes ``path`` (.png), and the same figure as .pdf and .svg beside it; the same figure gives the same bytes."""
+    for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None}), (".svg", {"Date": None})):
+        with atomic_path(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata)
