@@ -54,7 +54,7 @@ def test_everything_is_written_and_the_page_is_self_contained(study):
     page = Page(text)
     assert "http" not in text.replace("<!doctype html>", "")
     images = [reference for reference in page.references if not reference.startswith("#")]
-    assert len(images) == 3
+    assert len(images) == 4
     assert all(image.startswith("data:image/png;base64,") for image in images)
     assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
     assert {"a1b2", "c3d4", "6"} <= set(page.cells)
@@ -161,7 +161,7 @@ def test_pretrainings_are_shown_and_their_works_cited(study, pretraining):
     same = json.loads((folders[0] / "assessment.json").read_text())["citations"][0]
     settings = {"citations": {"s3d_long_name": [published, same], "elsewhere": [{**published, "name": "nowhere"}]}}
     output = run(study, pretrainings=folders, settings=settings)
-    assert {path.name for path in output.glob("pretraining_*")} == {
+    assert {path.name for path in output.glob("pretraining_*.png")} == {
         "pretraining_curves.png",
         "pretraining_probe.png",
         "pretraining_preview_mae_resenc.png",
@@ -169,7 +169,7 @@ def test_pretrainings_are_shown_and_their_works_cited(study, pretraining):
     }
     text = (output / "report.html").read_text()
     page = Page(text)
-    assert len([reference for reference in page.references if reference.startswith("data:")]) == 7
+    assert len([reference for reference in page.references if reference.startswith("data:")]) == 8
     assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
     assert {"MSE of masked voxels (lower is better)", "0.820 (0.800 to 0.840)", "25 %"} <= set(page.cells)
     assert "<strong>ResEnc</strong> [s3d_long_name]" in text
