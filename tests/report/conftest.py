@@ -158,7 +158,7 @@ def drawn(monkeypatch):
 
     def capture(module: str) -> list:
         figures: list = []
-        monkeypatch.setattr(f"{module}.save", lambda figure, path: figures.append(figure))
+        monkeypatch.setattr(f"{module}.save", lambda figure, path, data=None: figures.append(figure))
         return figures
 
     return capture

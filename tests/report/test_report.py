@@ -47,6 +47,7 @@ def test_everything_is_written_and_the_page_is_self_contained(study):
     figures = ("differences", "froc_nodules", "learning_nodules", "overlays_nodules")
     assert sorted(path.name for path in output.iterdir()) == sorted(
         [f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png", "svg")]
+        + [f"{name}.csv" for name in figures if name != "overlays_nodules"]
         + [f"{name}_table.{suffix}" for name in ("main", "paper") for suffix in ("csv", "md", "tex")]
         + ["report.html"]
     )
@@ -85,7 +86,7 @@ def test_the_challenge_s_score_is_a_column_of_every_table_for_rows_that_have_it(
     assert table.drop("mae").isna().all()
     page = Page((output / "report.html").read_text())
     assert page.cells.count("0.877") == 1
-    assert '<th scope="col">CPM</th>' in (output / "report.html").read_text()
+    assert '<button type="button">CPM</button>' in (output / "report.html").read_text()
     assert "CPM: the LUNA16 challenge's score" in (output / "report.html").read_text()
     for form, cell in (("md", "| 0.877 |"), ("tex", "& 0.877 &")):
         text = (output / f"main_table.{form}").read_text()

@@ -1,11 +1,16 @@
 """Claims and appendix as readers see them, from the comparison's own tables."""
 
+import shutil
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 
 from detpretrain.comparison.compare import compare
 from detpretrain.errors import InputError
 from detpretrain.evaluation import matches
 from detpretrain.report import statistics_section
+from detpretrain.report.captions import OVERVIEW
 from detpretrain.report.report import report
 
 
@@ -26,11 +31,12 @@ def two_data_sets(study):
     """The study's rows on a second data set too."""
     paths = list(study.row_files)
     for number, path in enumerate(study.row_files):
-        paths.append(study.root / f"second{number}.parquet")
+        paths.append(study.root / f"second{number}" / "matches.parquet")
         matches.write(paths[-1], matches.read(path).assign(dataset="other"))
+        shutil.copy(path.with_name("metrics.json"), paths[-1].with_name("metrics.json"))
     kinds = {"mae": "reconstruction", "s3d_long_name": "reconstruction"}
     compare(paths, study.root / "comparison", {"resamples": 50}, {}, kinds)
-    return study
+    return replace(study, row_files=paths, tasks={**study.tasks, "other": study.tasks["nodules"]})
 
 
 def test_appendix_of_several_data_sets(two_data_sets):
@@ -51,6 +57,17 @@ def test_one_data_set_gives_the_reason_instead_of_a_model(study):
     tables = {table.name: table for table in statistics_section.appendix(study.root / "comparison")}
     assert tables["Linear mixed model"].table["note"].item().startswith("one data set")
     assert tables["Linear mixed model"].table["init"].item() == "–"
+
+
+def test_figures_over_several_data_sets(two_data_sets):
+    study, output = two_data_sets, two_data_sets.root / "report"
+    report(study.root / "comparison", study.row_files, study.logs, study.tasks, output, {})
+    page = (output / "report.html").read_text()
+    for name in ("differences", "gains", "ranks", "critical_differences"):
+        assert (output / f"{name}.png").is_file()
+        assert not pd.read_csv(output / f"{name}.csv").empty
+        assert OVERVIEW[name][0] in page
+    assert "Does the winner stay?" in page
 
 
 def test_the_page_shows_them(study):

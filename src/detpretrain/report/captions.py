@@ -1,9 +1,26 @@
 """How to read each figure and table of the report."""
 
-DIFFERENCES_CAPTION = (
-    "Difference in AP@0.10 of every row to the reference of the same data set, detector and seed, with the interval of the "
-    "paired bootstrap over patients. Filled: p below 0.05 after Holm's adjustment for all of them."
-)
+# what the figures over all data sets show, and how to read them
+OVERVIEW = {
+    "differences": (
+        "Differences of all rows to the reference with their intervals",
+        "Difference in AP@0.10 of every row to the reference of the same data set, detector and seed, with the interval of the "
+        "paired bootstrap over patients. Filled: p below 0.05 after Holm's adjustment for all of them.",
+    ),
+    "gains": (
+        "Heat map of the differences by row and data set",
+        "The same differences by data set; an asterisk: p below 0.05 after Holm's adjustment.",
+    ),
+    "ranks": (
+        "Mean ranks of the initialisations of each detector with their intervals",
+        "Rank of the pooled AP@0.10 among the initialisations of a detector, mean over data sets, with its interval over draws "
+        "of patients.",
+    ),
+    "critical_differences": (
+        "Critical-difference diagram of each detector",
+        "Mean ranks; a bar joins initialisations that the Nemenyi test cannot tell apart.",
+    ),
+}
 SIZES_CAPTION = (
     "AP@0.10 on the thirds of the objects by size (cube root of the box volume), with intervals over patients. False positives "
     "count where their own size belongs, so that the thirds are not the parts of a sum."

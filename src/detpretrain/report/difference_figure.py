@@ -39,7 +39,7 @@ def plot_differences(differences: pd.DataFrame, path: Path, reference: str = "sc
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         figure.suptitle("Differences and their intervals", x=0.01, ha="left", fontsize=11)
-        save(figure, path)
+        save(figure, path, lines)
     return True
 
 

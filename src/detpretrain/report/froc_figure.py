@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
@@ -52,7 +54,14 @@ def plot_froc(
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
         figure.suptitle(f"FROC on {rows[0].key.dataset}", x=0.01, ha="left", fontsize=11)
-        save(figure, path)
+        save(figure, path, pd.concat([_points(row) for row in rows], ignore_index=True))
+
+
+def _points(row: Row) -> pd.DataFrame:
+    """The curve of a row, point by point."""
+    false_positives, sensitivity = froc_points(row.cases, IOU)
+    points = {"false_positives_per_case": false_positives, "sensitivity": sensitivity}
+    return pd.DataFrame({**asdict(row.key), **points})
 
 
 def _curve(axes: Axes, row: Row, look: tuple[str, str], is_reference: bool) -> None:

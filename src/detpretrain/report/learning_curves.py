@@ -92,7 +92,14 @@ def plot_learning_curves(logs: list[TrainingLog], path: Path, reference: str = "
         handles = [Line2D([], [], color=styles[init][0], ls=styles[init][1], label=init) for init in present]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
         figure.suptitle(f"Learning curves on {logs[0].dataset}", x=0.01, ha="left", fontsize=11)
-        save(figure, path)
+        save(figure, path, pd.concat([_curve_table(log) for log in logs], ignore_index=True))
+
+
+def _curve_table(log: TrainingLog) -> pd.DataFrame:
+    """The drawn columns of a log, with what it is the log of."""
+    columns = ["epoch", *(column for column, _ in PANELS if column in log.table)]
+    about = {"detector": log.detector, "init": log.label, "fold": log.fold, "seed": log.seed}
+    return log.table[columns].assign(**about)[[*about, *columns]]
 
 
 def _curves(axes: Axes, logs: list[TrainingLog], column: str, look: tuple[str, str], is_reference: bool) -> None:

@@ -16,6 +16,7 @@ from detpretrain.files import atomic_path, read_json, write_text
 from detpretrain.report import captions, pretraining_section, statistics_section, tables
 from detpretrain.report.difference_figure import plot_differences
 from detpretrain.report.froc_figure import plot_froc
+from detpretrain.report.gain_figure import plot_gains
 from detpretrain.report.learning_curves import TrainingLog, plot_learning_curves, read_logs
 from detpretrain.report.overlays import plot_overlays
 from detpretrain.report.page import (
@@ -31,6 +32,7 @@ from detpretrain.report.paper_table import HTML, LATEX, MARKDOWN, paper_table
 from detpretrain.report.paper_table import NOTE as PAPER_NOTE
 from detpretrain.report.pretraining_figures import plot_pretraining_curves, plot_preview, plot_probes
 from detpretrain.report.pretraining_section import Pretraining
+from detpretrain.report.rank_figure import plot_critical_differences, plot_ranks
 from detpretrain.report.size_figure import plot_sizes
 from detpretrain.tasks import Task
 
@@ -121,7 +123,7 @@ def report(
         "overlap_note": note,
         "claims": statistics_section.claims(Path(comparison_dir), float(scores["confidence"].iloc[0])),
         "paper_table": printed,
-        "overview": _overview(differences, output, chosen.reference),
+        "overview": _overview(Path(comparison_dir), differences, output, chosen.reference),
         "appendix": statistics_section.appendix(Path(comparison_dir)),
         "pretraining": _pretraining_section(trained, inits, output, chosen.reference),
         "references": pretraining_section.references(_citations(trained, inits, chosen)),
@@ -143,14 +145,17 @@ def _write_paper_table(
     return PageTable("Table as printed", note, made.written(HTML))
 
 
-def _overview(differences: pd.DataFrame, output: Path, reference: str) -> list[PageFigure]:
-    """Figures over all data sets."""
-    path = output / "differences.png"
-    if not plot_differences(differences, path, reference):
-        return []
-    return [
-        PageFigure(path, f"Differences to {reference} of all rows with their intervals", captions.DIFFERENCES_CAPTION)
-    ]
+def _overview(comparison_dir: Path, differences: pd.DataFrame, output: Path, reference: str) -> list[PageFigure]:
+    """Figures over all data sets, those that there are data for."""
+    ranks = statistics_section.read_table(comparison_dir, "ranks")
+    paths = {name: output / f"{name}.png" for name in ("differences", "gains", "ranks", "critical_differences")}
+    drawn = {
+        "differences": plot_differences(differences, paths["differences"], reference),
+        "gains": plot_gains(differences, paths["gains"], reference),
+        "ranks": plot_ranks(ranks, paths["ranks"], reference),
+        "critical_differences": plot_critical_differences(ranks, paths["critical_differences"]),
+    }
+    return [PageFigure(paths[name], *captions.OVERVIEW[name]) for name, there in drawn.items() if there]
 
 
 def _check_rows(scores: pd.DataFrame, rows: list[Row], folder: Path) -> None:

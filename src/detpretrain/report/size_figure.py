@@ -46,7 +46,7 @@ def plot_sizes(metrics: pd.DataFrame, path: Path, reference: str = "scratch") ->
                     handles, labels = [*handles, handle], [*labels, label]
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
         figure.suptitle(f"By size of the objects on {lines['dataset'].iloc[0]}", x=0.01, ha="left", fontsize=11)
-        save(figure, path)
+        save(figure, path, lines)
     return True
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 import seaborn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -66,8 +67,11 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes ``path`` (.png), and the same figure as .pdf and .svg beside it; the same figure gives the same bytes."""
+def save(figure: Figure, path: Path, data: pd.DataFrame | None = None) -> None:
+    """Writes ``path`` (.png), the same figure as .pdf and .svg beside it, and what it shows as .csv; same input, same bytes."""
     for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None}), (".svg", {"Date": None})):
         with atomic_path(path.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata)
+    if data is not None:
+        with atomic_path(path.with_suffix(".csv")) as temporary:
+            data.to_csv(temporary, index=False)
