@@ -19,7 +19,15 @@ from detpretrain.report.pretraining_section import Reference
 def values(**other):
     standard = {"title": "T", "reference": "scratch", "resamples": 9, "n_rows": 1, "n_cells": 2, "findings": []}
     empty = {"columns": [], "lines": []}
-    standard |= {"overlap_note": "", "pretraining": None, "references": []}
+    standard |= {
+        "overlap_note": "",
+        "pretraining": None,
+        "references": [],
+        "margin": 0.02,
+        "claims": [],
+        "overview": [],
+    }
+    standard |= {"paper_table": PageTable("Table as printed", "note", pd.DataFrame()), "appendix": []}
     return {**standard, "table": empty, "sections": [], "provenance": empty, **other}
 
 
@@ -86,8 +94,19 @@ def test_note_on_overlaps_stands_below_the_table():
 def test_names_are_escaped():
     nasty = '<script>alert("x")</script>'
     page = write_page(TEMPLATE, values(title=nasty, findings=[nasty], table={"columns": [nasty], "lines": [[nasty]]}))
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own, at its end
+    assert nasty not in page
     assert page.count("&lt;script&gt;") == 5
+
+
+def test_only_tables_of_rows_sort_and_filter():
+    page = write_page(TEMPLATE, values(table={"columns": ["init"], "lines": [["mae"]]}))
+    table = page[page.index('id="table"') :]
+    assert '<th scope="col"><button type="button">init</button></th>' in table
+    assert '<input type="search">' in table
+    assert page.count('class="sortable"') == 2  # the table as printed too
+    provenance = {"columns": ["recipe"], "lines": [["a1"]]}
+    assert '<th scope="col">recipe</th>' in write_page(TEMPLATE, values(provenance=provenance))
 
 
 def test_images_are_inside(tmp_path):

@@ -25,7 +25,7 @@ def score_line(dataset="d_1", test_set="cv", detector="net", init="scratch", see
 def difference_line(dataset="d_1", test_set="cv", detector="net", init="mae", seed=0, value=-0.0312, **other):
     line = {"study": "s", "dataset": dataset, "test_set": test_set, "detector": detector, "init": init, "seed": seed}
     line |= {"metric": "AP@0.10", "reference": "scratch", "difference": value, "low": value - 0.1, "high": value + 0.1}
-    return {**line, "p": 0.0004, **other}
+    return {**line, "p": 0.0004, "p_holm": 0.012, **other}
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def test_readable_numbers(make):
     assert found["difference [90 % CI]"].tolist() == ["–", "−0.031 [−0.131, +0.069]", "–"]
     assert found["folds: mean ± sd"].tolist() == ["0.500 ± 0.040", "0.500", "–"]
     assert found["p"].tolist() == ["–", "< 0.001", "–"]
+    assert found["p (Holm)"].tolist() == ["–", "0.012", "–"]
 
 
 def test_several_seeds_are_told_apart(make):
