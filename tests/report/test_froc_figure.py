@@ -1,6 +1,7 @@
 """FROC figure: the curves carry the evaluation's sensitivities."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from detpretrain.comparison.rows import Row
@@ -50,3 +51,20 @@ def test_row_without_objects_or_detections(study, drawn):
     bare = Row(row.key, row.table[row.table["kind"] == "case"].reset_index(drop=True), row.source)
     plot_froc([bare], study.root / "froc.png")
     assert np.all(figures[0].axes[0].lines[0].get_ydata() == 0)
+
+
+def test_bands_are_the_intervals_of_the_comparison(study, drawn):
+    figures = drawn("detpretrain.report.froc_figure")
+    metrics = pd.read_csv(study.root / "comparison" / "metrics.csv")
+    plot_froc(study.rows, study.root / "froc.png", metrics=metrics)
+    bands = figures[0].axes[0].collections
+    assert len(bands) == len(study.rows)
+    lines = metrics[(metrics["part"] == "all") & metrics["fold"].isna()].set_index(["init", "metric"])
+    for row, band in zip(study.rows, bands, strict=True):
+        corners = {tuple(corner) for corner in band.get_paths()[0].vertices.round(9).tolist()}
+        for rate in (0.125, 1.0, 8.0):
+            line = lines.loc[(row.key.init, f"sensitivity@{rate:g}")]
+            assert (rate, round(line["low"], 9)) in corners
+            assert (rate, round(line["high"], 9)) in corners
+    plot_froc(study.rows, study.root / "froc.png", metrics=metrics.assign(low=np.nan))
+    assert len(figures[1].axes[0].collections) == 0

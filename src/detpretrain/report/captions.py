@@ -27,7 +27,7 @@ SIZES_CAPTION = (
 )
 FROC_CAPTION = (
     "FROC curves: share of objects found (IoU at least 0.10) against false positives per case, all classes and patients "
-    "pooled; points: the seven rates whose mean sensitivity is the FROC score."
+    "pooled; points: the seven rates whose mean sensitivity is the FROC score; bands: intervals over patients there."
 )
 LEARNING_CAPTION = (
     "Learning curves as logged in training: a line of panels per detector, a colour per initialisation; thin: each fold and "

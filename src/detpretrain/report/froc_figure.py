@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from detpretrain.comparison.rows import Row, froc_points
+from detpretrain.comparison.row_metrics import WHOLE
+from detpretrain.comparison.rows import KEY, Row, froc_points
 from detpretrain.evaluation.froc import FPPI
+from detpretrain.evaluation.matches import Run
 from detpretrain.report.style import init_styles, new_figure, save, style
 from detpretrain.report.tables import marked
 
@@ -23,13 +25,19 @@ IOU = "0.10"
 
 
 def plot_froc(
-    rows: list[Row], path: Path, reference: str = "scratch", overlaps: Mapping[str, int] | None = None
+    rows: list[Row],
+    path: Path,
+    reference: str = "scratch",
+    overlaps: Mapping[str, int] | None = None,
+    metrics: pd.DataFrame | None = None,
 ) -> None:
     """Writes one figure: a panel per test set (down) and detector (across), a line per init; seeds share their colour.
 
     ``rows``: of one data set, at least one. ``overlaps``: init -> scored patients that its pre-training saw, 0 where not named.
-    Marked: sensitivity at the seven false-positive rates that the score averages.
+    ``metrics``: lines of ``metrics.csv`` of the data set, for the intervals. Marked: sensitivity at the seven false-positive
+    rates that the score averages.
     """
+    bands = {} if metrics is None else _bands(metrics)
     test_sets = sorted({row.key.test_set for row in rows}, key=lambda name: (name != "cv", name))
     detectors = sorted({row.key.detector for row in rows})
     styles = init_styles((row.key.init for row in rows), reference)
@@ -43,6 +51,8 @@ def plot_froc(
                 for row in rows:
                     if (row.key.test_set, row.key.detector) == (test_set, detector):
                         _curve(panel, row, styles[row.key.init], row.key.init == reference)
+                        if row.key in bands:
+                            panel.fill_between(FPPI, *bands[row.key], color=styles[row.key.init][0], alpha=0.12, lw=0)
                 _axes(panel)
         for panel in axes[-1]:
             panel.set_xlabel("false positives per case")
@@ -55,6 +65,18 @@ def plot_froc(
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
         figure.suptitle(f"FROC on {rows[0].key.dataset}", x=0.01, ha="left", fontsize=11)
         save(figure, path, pd.concat([_points(row) for row in rows], ignore_index=True))
+
+
+def _bands(metrics: pd.DataFrame) -> dict[Run, tuple[np.ndarray, np.ndarray]]:
+    """Row -> low and high end of the sensitivity at each of the seven rates [7], where there is an interval."""
+    names = [f"sensitivity@{rate:g}" for rate in FPPI]
+    lines = metrics[(metrics["part"] == WHOLE) & metrics["fold"].isna() & metrics["metric"].isin(names)]
+    bands = {}
+    for values, part in lines.groupby(list(KEY)):
+        ends = part.set_index("metric").loc[names, ["low", "high"]].to_numpy(np.float64)
+        if not np.isnan(ends).any():
+            bands[Run(*map(str, values[:-1]), seed=int(values[-1]))] = (ends[:, 0], ends[:, 1])
+    return bands
 
 
 def _points(row: Row) -> pd.DataFrame:
