@@ -150,7 +150,7 @@ def test_figures_are_told_of_the_overlap(study, monkeypatch, name):
     compare(study.row_files, study.root / "comparison", {"resamples": 10}, {("nodules", "mae"): 2}, {})
     path, told = f"detpretrain.report.report.{name}", []
     draw = getattr(importlib.import_module("detpretrain.report.report"), name)
-    monkeypatch.setattr(path, lambda *arguments: (told.append(arguments[-1]), draw(*arguments)))
+    monkeypatch.setattr(path, lambda *arguments, **more: (told.append(arguments[-1]), draw(*arguments, **more)))
     run(study)
     expected = {"scratch": 0, "mae": 2, "s3d_long_name": 0}
     assert told == [expected if name == "plot_froc" else expected["mae"]]  # the overlays are of the best row, mae

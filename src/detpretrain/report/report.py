@@ -197,7 +197,7 @@ def _dataset_section(
     figures = []
     froc = output / f"froc_{dataset}.png"
     overlaps = dict(zip(scores["init"], scores["overlap"], strict=True))
-    plot_froc(rows, froc, settings.reference, overlaps, metrics)
+    plot_froc(rows, froc, settings.reference, overlaps, metrics=metrics)
     figures.append(PageFigure(froc, f"FROC curves of all rows on {dataset}", _explained(captions.FROC_CAPTION, scores)))
     sizes = output / f"sizes_{dataset}.png"
     if plot_sizes(metrics, sizes, settings.reference):
