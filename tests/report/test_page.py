@@ -28,6 +28,7 @@ def values(**other):
         "overview": [],
     }
     standard |= {"paper_table": PageTable("Table as printed", "note", pd.DataFrame()), "appendix": []}
+    standard |= {"cost": PageTable("Cost", "note", pd.DataFrame())}
     return {**standard, "table": empty, "sections": [], "provenance": empty, **other}
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from detpretrain.errors import InputError
-from detpretrain.training.runtime import Runtime
+from detpretrain.training.runtime import Runtime, peak_memory_mib
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +29,12 @@ def test_missing_gpu_is_one_line(monkeypatch):
         Runtime("cuda:1").prepare(1)
     assert "\n" not in str(error.value)
     assert Runtime("auto").prepare(1) == torch.device("cpu")
+
+
+def test_peak_memory_grows_with_what_is_held():
+    before = peak_memory_mib(torch.device("cpu"))
+    held = bytearray(300 * 2**20)  # written, so that it is resident
+    after = peak_memory_mib(torch.device("cpu"))
+    assert len(held) == 300 * 2**20
+    assert 100 < before <= after < before + 1000
+    assert after >= 300

@@ -12,7 +12,7 @@ from detpretrain.inference.model import load
 from detpretrain.inference.predict import predict_case
 from detpretrain.preprocessing.store import read_case
 from detpretrain.tasks import CROSS_VALIDATION
-from detpretrain.training.runtime import Runtime
+from detpretrain.training.runtime import Runtime, peak_memory_mib
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,6 +58,7 @@ def main() -> None:
             device=str(device),
             threads=arguments.threads,
             seconds=round(time.monotonic() - started, 1),
+            peak_memory_mib=peak_memory_mib(device),
         ),
     }
     mirrors, classes = len(model.settings.mirrors), model.plan["classes"]

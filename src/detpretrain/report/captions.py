@@ -1,5 +1,8 @@
 """How to read each figure and table of the report."""
 
+COST_NOTE = (
+    "Wall-clock hours, of interrupted trainings all attempts; peak memory of the GPU, or of the process on a CPU."
+)
 # what the figures over all data sets show, and how to read them
 OVERVIEW = {
     "differences": (

@@ -14,6 +14,7 @@ from detpretrain.errors import InputError
 from detpretrain.evaluation import matches
 from detpretrain.files import atomic_path, read_json, write_text
 from detpretrain.report import captions, pretraining_section, statistics_section, tables
+from detpretrain.report.cost import JobCost, cost_table
 from detpretrain.report.difference_figure import plot_differences
 from detpretrain.report.froc_figure import plot_froc
 from detpretrain.report.gain_figure import plot_gains
@@ -43,7 +44,7 @@ class ReportSettings:
     not fit.
 
     ``provenance``: lines of the provenance table (column -> value), printed as they are. ``citations``: init -> ``citations``
-    of its checkpoint, for inits that come from a file instead of a pre-training of this study.
+    of its checkpoint, for inits that come from a file instead of a pre-training of this study. ``costs``: of every job.
     """
 
     title: str = "Does pre-training help 3D medical object detection?"
@@ -52,6 +53,7 @@ class ReportSettings:
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     provenance: Sequence[Mapping[str, Any]] = ()
     citations: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    costs: Sequence[JobCost] = ()
     template: Path = TEMPLATE
 
     @staticmethod
@@ -125,6 +127,7 @@ def report(
         "paper_table": printed,
         "overview": _overview(Path(comparison_dir), differences, output, chosen.reference),
         "appendix": statistics_section.appendix(Path(comparison_dir)),
+        "cost": PageTable("Cost", captions.COST_NOTE, _write_costs(chosen.costs, output)),
         "pretraining": _pretraining_section(trained, inits, output, chosen.reference),
         "references": pretraining_section.references(_citations(trained, inits, chosen)),
     }
@@ -143,6 +146,15 @@ def _write_paper_table(
     write_text(output / "paper_table.md", tables.to_markdown(made.written(MARKDOWN), notes))
     write_text(output / "paper_table.tex", tables.booktabs(made.written(LATEX), notes))
     return PageTable("Table as printed", note, made.written(HTML))
+
+
+def _write_costs(costs: Sequence[JobCost], output: Path) -> pd.DataFrame:
+    """``cost.csv``; returns its table, empty without jobs."""
+    table = cost_table(costs)
+    if len(table):
+        with atomic_path(output / "cost.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    return table
 
 
 def _overview(comparison_dir: Path, differences: pd.DataFrame, output: Path, reference: str) -> list[PageFigure]:

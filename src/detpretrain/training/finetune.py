@@ -27,7 +27,7 @@ from detpretrain.training.logging import write_log
 from detpretrain.training.loop import Run, add_losses, fit, means
 from detpretrain.training.precision import used
 from detpretrain.training.recipe import Recipe
-from detpretrain.training.runtime import Runtime
+from detpretrain.training.runtime import Runtime, peak_memory_mib
 from detpretrain.training.stream import PatchSource, PatchStream
 
 
@@ -110,6 +110,7 @@ def finetune(
             precision=used(recipe.precision, device),
             threads=recipe.threads,
             seconds=round(time.monotonic() - started, 1),
+            peak_memory_mib=peak_memory_mib(device),
         )
         write_model(model_path, detector, cell, plan, seen, record, split["train"])
         write_log(log_path, rows)

@@ -27,7 +27,7 @@ from detpretrain.training.logging import write_log
 from detpretrain.training.loop import Run, add_losses, fit, means
 from detpretrain.training.precision import used
 from detpretrain.training.recipe import Recipe
-from detpretrain.training.runtime import Runtime
+from detpretrain.training.runtime import Runtime, peak_memory_mib
 from detpretrain.training.stream import PatchSource, PatchStream
 
 # keys of a method entry that are not arguments of its class
@@ -112,6 +112,7 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
             precision=used(recipe.precision, device),
             threads=recipe.threads,
             seconds=round(time.monotonic() - started, 1),
+            peak_memory_mib=peak_memory_mib(device),
         )
         citations = write_checkpoint(outputs.checkpoint, method, backbone, plan, corpora, sources, record)
         about = {
