@@ -117,8 +117,10 @@ def test_heartbeat_renews_our_lock_and_leaves_another_holder_alone(tmp_path, mon
         first = json.loads(held.path.read_text())["heartbeat"]
         time.sleep(0.2)
         assert json.loads(held.path.read_text())["heartbeat"] > first
+        held._stop.set()  # from here on beats are ours to make: one could have looked just before the lock changed hands
+        held._beat.join()
         hold(tmp_path, host="elsewhere")  # took a lock that looked stale to it
-        time.sleep(0.2)
+        held._renew()
         assert json.loads(held.path.read_text())["host"] == "elsewhere"
     assert held.path.exists()
 

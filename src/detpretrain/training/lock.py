@@ -86,11 +86,14 @@ class CellLock:
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            try:
-                if self._is_ours():
-                    write_json(self.path, _identity())
-            except OSError as error:  # a full disk for a minute is no reason to look dead for the rest of a week
-                print(f"{self.path}: heartbeat not written ({error.strerror})", file=sys.stderr, flush=True)
+            self._renew()
+
+    def _renew(self) -> None:
+        try:
+            if self._is_ours():
+                write_json(self.path, _identity())
+        except OSError as error:  # a full disk for a minute is no reason to look dead for the rest of a week
+            print(f"{self.path}: heartbeat not written ({error.strerror})", file=sys.stderr, flush=True)
 
     def _is_ours(self) -> bool:
         return _same(read_holder(self.path), _identity())
