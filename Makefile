@@ -54,7 +54,7 @@ bench-overfit: $(STAMP)
 
 # false-positive rate, power and coverage of the study's statistics, on simulated studies: some minutes
 bench-stats: $(STAMP)
-	$(ONE_THREAD) $(BIN)/python benchmarks/statistics.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/calibration.py
 
 # the real MR volumes of DETPRETRAIN_REAL_DATA (config/README.md)
 real-mr: $(STAMP)

@@ -1,7 +1,7 @@
 """What the study's intervals and p values are worth: simulated studies with a known truth.
 
     make bench-stats
-    python benchmarks/statistics.py --repetitions 200 --patients 40
+    python benchmarks/calibration.py --repetitions 200 --patients 40
 
 Two rows are simulated on patients with 1 to some 8 objects that resemble each other (``comparison.simulation``). Printed per
 number of patients:
