@@ -19,6 +19,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from detpretrain.errors import InputError
+from detpretrain.models.channels_last import (
+    ChannelsLastAvgPool3d,
+    ChannelsLastInstanceNorm3d,
+    ChannelsLastPointConv3d,
+)
 from detpretrain.models.shallow_maps import DeepenedConv3d
 
 SPACE = (2, 3, 4)
@@ -186,9 +191,12 @@ _RULES: dict[type, Callable[[Any, Tensor, Sequence[Tensor]], Tensor]] = {
     BottleneckD: _residual,
     nn.Conv3d: _masked,
     DeepenedConv3d: _masked,
+    ChannelsLastPointConv3d: _masked,
     nn.AvgPool3d: _masked,
+    ChannelsLastAvgPool3d: _masked,
     nn.MaxPool3d: _masked,
     nn.InstanceNorm3d: _norm,
+    ChannelsLastInstanceNorm3d: _norm,
     nn.LeakyReLU: _pointwise,
     nn.ReLU: _pointwise,
     nn.GELU: _pointwise,

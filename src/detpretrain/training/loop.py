@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detpretrain import seeds
 from detpretrain.errors import InputError
+from detpretrain.models.channels_last import channels_last
 from detpretrain.training import checkpoints
 from detpretrain.training.logging import Log
 from detpretrain.training.phases import freeze, frozen_parts, phase_at
@@ -90,7 +91,7 @@ class _Loop:
         self.run, self.recipe = run, run.recipe
         self.model = run.model.to(run.device)
         if self.recipe.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last_3d)
+            self.model = channels_last(self.model)
         self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.phases, self.averaging = self.recipe.build_phases(), self.recipe.build_averaging()
         self.frozen = [frozen_parts(self.model, phase) for phase in self.phases]  # of all: a wrong name shows now
