@@ -13,7 +13,7 @@ demo: $(STAMP)
 	@cat results/demo/report/main_table.md
 	@echo
 	@echo "table:   results/demo/report/main_table.md (.csv, .tex)"
-	@echo "figures: results/demo/report/*.png"
+	@echo "figures: results/demo/report/figures/"
 	@echo "report:  results/demo/report/report.html"
 
 # the whole grid, three detectors from all their initialisations, in miniature

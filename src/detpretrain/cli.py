@@ -230,6 +230,30 @@ def status(
 
 
 @app.command()
+def report(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives comparison/ and report/.")],
+    config: Annotated[
+        list[Path], typer.Option(help="Study file; again for one that overrides it.", show_default=True)
+    ] = [Path("config/demo.yaml")],  # noqa: B006 (typer copies it)
+    only: Annotated[str | None, typer.Option(help="A part of the study, as in snakemake --config only=...")] = None,
+) -> None:
+    """Tables, figures and report.html of the rows that are finished so far; run it in the repository.
+
+    The workflow makes its report when every cell is there. This one says what is missing, and touches none of its files.
+    """
+    from detpretrain import selector
+    from detpretrain.study_report import report_so_far
+
+    root = Path.cwd()
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output}: is a file: give a folder")
+    missing = report_so_far(selector.load(config, root, only), root, output)
+    for name in missing:
+        print(f"missing: {name}")
+    print(output / "report" / "report.html")
+
+
+@app.command()
 def doctor(
     configfile: Annotated[
         list[Path],

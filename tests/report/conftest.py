@@ -17,6 +17,7 @@ from detpretrain.comparison.rows import Row, read_rows
 from detpretrain.evaluation import matches
 from detpretrain.evaluation.cases import Case
 from detpretrain.geometry import Geometry
+from detpretrain.report.cell_pages import CellRecord
 
 SPACING = (3.0, 1.5, 1.0)
 SHAPE = (12, 30, 40)
@@ -50,8 +51,12 @@ def detected(case: str, found: float, generator: np.random.Generator) -> Case:
 class Study:
     root: Path
     row_files: list[Path]
-    logs: list[Path]
+    cells: list[CellRecord]
     tasks: dict[str, Path]
+
+    @property
+    def logs(self) -> list[Path]:
+        return [cell.folder / "log.csv" for cell in self.cells]
 
     @property
     def rows(self) -> list[Row]:
@@ -78,21 +83,35 @@ def write_log(path: Path, epochs: int = 6) -> Path:
     return path
 
 
+def write_cell(root: Path, table: pd.DataFrame, init: str, fold: int) -> CellRecord:
+    """A cell of the row whose ``table`` is given: its own fold's cases."""
+    folder = root / "cells" / "nodules" / "retina_unet_resenc" / init / f"fold{fold}-seed0"
+    write_log(folder / "log.csv")
+    own = table[table["fold"] == fold]
+    matches.write(folder / "matches.parquet", own)
+    scores = {"cv": matches.metrics(own, 1)}
+    (folder / "metrics.json").write_text(json.dumps({"test_sets": scores}))
+    about = {"recipe": {"epochs": 6, "note": "<b>"}}
+    return CellRecord(
+        "nodules", "retina_unet_resenc", init, fold, 0, folder, "fresh", about, {"finetune": {"host": "node"}}
+    )
+
+
 @pytest.fixture
 def study(tmp_path) -> Study:
-    row_files, logs = [], []
+    row_files, written = [], []
     for i, (init, found) in enumerate((("scratch", 0.5), ("mae", 1.0), ("s3d_long_name", 0.7))):
         generator = np.random.default_rng(i)
         cases = [detected(case, found, generator) for case in CASES]
         infos = {case: matches.CaseInfo(case, SPACING, int(case[-1]) % 2) for case in CASES}
         run = matches.Run("study", "nodules", "cv", "retina_unet_resenc", init, 0)
         row_files.append(tmp_path / "rows" / "nodules" / "retina_unet_resenc" / init / "seed0" / "matches.parquet")
-        matches.write(row_files[-1], matches.build(cases, infos, run))
+        table = matches.build(cases, infos, run)
+        matches.write(row_files[-1], table)
         row_files[-1].with_name("metrics.json").write_text(json.dumps({"test_sets": {"cv": {}}}))
-        cells = tmp_path / "cells" / "nodules" / "retina_unet_resenc" / init
-        logs += [write_log(cells / f"fold{fold}-seed0" / "log.csv") for fold in range(2)]
+        written += [write_cell(tmp_path, table, init, fold) for fold in range(2)]
     compare(row_files, tmp_path / "comparison", {"resamples": 100}, {}, {})
-    return Study(tmp_path, row_files, logs, {"nodules": write_task(tmp_path / "task")})
+    return Study(tmp_path, row_files, written, {"nodules": write_task(tmp_path / "task")})
 
 
 CITATION = {"type": "Pretraining Method", "name": "Masked autoencoder", "apa_citations": ["He, K. (2022). MAE & more."]}

@@ -7,6 +7,7 @@ from detpretrain.errors import InputError
 from detpretrain.report.page import (
     TEMPLATE,
     DatasetSection,
+    Download,
     PageFigure,
     PageTable,
     PretrainingSection,
@@ -27,6 +28,8 @@ def values(**other):
         "claims": [],
         "overview": [],
     }
+    standard |= {"warnings": [], "films": {}, "downloads": [], "bibliography": None}
+    standard |= {"published": PageTable("Published by others", "note", pd.DataFrame())}
     standard |= {"paper_table": PageTable("Table as printed", "note", pd.DataFrame()), "appendix": []}
     standard |= {"cost": PageTable("Cost", "note", pd.DataFrame())}
     return {**standard, "table": empty, "sections": [], "provenance": empty, **other}
@@ -79,12 +82,15 @@ def test_pretraining_has_its_section_with_tables_and_figures(tmp_path):
     assert "#pretraining" not in write_page(TEMPLATE, values())
 
 
-def test_references_name_who_uses_them():
+def test_references_name_who_uses_them(tmp_path):
+    bib = tmp_path / "citations.bib"
+    bib.write_text("@misc{a}")
     entry = Reference("Architecture", "ResEnc", ("Isensee, F. (2024). A & B.",), ("mae", "s3d"))
-    page = write_page(TEMPLATE, values(references=[entry]))
+    page = write_page(TEMPLATE, values(references=[entry], bibliography=Download(bib)))
     assert "Architecture: <strong>ResEnc</strong> [mae, s3d]" in page
     assert "Isensee, F. (2024). A &amp; B." in page
-    assert "No checkpoint of this study asks to be cited." in write_page(TEMPLATE, values())
+    assert '<a download="citations.bib" href="data:text/plain;charset=utf-8;base64,QG1pc2N7YX0=">' in page
+    assert "Nothing in this study asks to be cited." in write_page(TEMPLATE, values())
 
 
 def test_note_on_overlaps_stands_below_the_table():
@@ -95,7 +101,7 @@ def test_note_on_overlaps_stands_below_the_table():
 def test_names_are_escaped():
     nasty = '<script>alert("x")</script>'
     page = write_page(TEMPLATE, values(title=nasty, findings=[nasty], table={"columns": [nasty], "lines": [[nasty]]}))
-    assert page.count("<script") == 1  # the page's own, at its end
+    assert page.count("<script") == 2  # the page's own and its films, at its end
     assert nasty not in page
     assert page.count("&lt;script&gt;") == 5
 
@@ -114,7 +120,7 @@ def test_images_are_inside(tmp_path):
     image = tmp_path / "a.png"
     image.write_bytes(b"\x89PNG1234")
     figure = PageFigure(image, "what it shows", "how to read it")
-    page = write_page(TEMPLATE, values(sections=[DatasetSection("d", "3 patients", [figure])]))
+    page = write_page(TEMPLATE, values(sections=[DatasetSection("d", "3 patients", [figure], [], pd.DataFrame())]))
     assert 'src="data:image/png;base64,iVBORzEyMzQ="' in page
     assert 'alt="what it shows"' in page
 
@@ -122,5 +128,5 @@ def test_images_are_inside(tmp_path):
 def test_missing_value_or_template_is_an_error(tmp_path):
     with pytest.raises(InputError, match="'title' is undefined"):
         write_page(TEMPLATE, {})
-    with pytest.raises(InputError, match=r"none\.j2: cannot be read"):
+    with pytest.raises(InputError, match=r"none\.j2: file not found"):
         write_page(tmp_path / "none.j2", values())

@@ -2,9 +2,12 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -37,7 +40,7 @@ class Page(HTMLParser):
 
 
 def run(study, **changes):
-    arguments = {"row_files": study.row_files, "cell_logs": study.logs, "tasks": study.tasks, "settings": {}, **changes}
+    arguments = {"row_files": study.row_files, "cells": study.cells, "tasks": study.tasks, "settings": {}, **changes}
     report(study.root / "comparison", output=study.root / "report", **arguments)
     return study.root / "report"
 
@@ -45,22 +48,60 @@ def run(study, **changes):
 def test_everything_is_written_and_the_page_is_self_contained(study):
     output = run(study, settings={"provenance": [{"recipe": "a1b2", "source": "c3d4", "cells": 6}]})
     figures = ("differences", "froc_nodules", "learning_nodules", "overlays_nodules")
-    assert sorted(path.name for path in output.iterdir()) == sorted(
+    assert sorted(path.name for path in (output / "figures").iterdir()) == sorted(
         [f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png", "svg")]
         + [f"{name}.csv" for name in figures if name != "overlays_nodules"]
-        + [f"{name}_table.{suffix}" for name in ("main", "paper") for suffix in ("csv", "md", "tex")]
-        + ["report.html"]
+    )
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        [f"{name}_table.{suffix}" for name in ("main", "paper") for suffix in ("csv", "md", "tex")]
+        + ["report.html", "citations.bib", "figures"]
     )
     text = (output / "report.html").read_text()
     page = Page(text)
-    assert "http" not in text.replace("<!doctype html>", "")
-    images = [reference for reference in page.references if not reference.startswith("#")]
+    assert "http" not in text.replace("<!doctype html>", "").replace("http://www.w3.org/2000/svg", "")
+    images = [reference for reference in page.references if reference.startswith("data:image")]
     assert len(images) == 4
     assert all(image.startswith("data:image/png;base64,") for image in images)
+    beside = [reference for reference in page.references if reference.startswith("figures/")]
+    assert len(beside) == 4 * 3 - 1
+    assert all((output / reference).is_file() for reference in beside)
+    kinds = ("#", "data:image/png;base64,", "data:text/plain", "figures/")
+    assert all(reference.startswith(kinds) for reference in page.references)
     assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
+    assert len(set(page.ids)) == len(page.ids)
     assert {"a1b2", "c3d4", "6"} <= set(page.cells)
     assert "3 rows" in text
-    assert "6 trainings" in text
+    assert "6 finished cells" in text
+
+
+def test_every_cell_has_a_page_that_its_data_set_leads_to(study):
+    page = Page((run(study) / "report.html").read_text())
+    assert [name for name in page.ids if name.startswith("cell-") and not name.endswith("title")] == [
+        cell.anchor for cell in sorted(study.cells, key=lambda cell: (cell.init, cell.fold))
+    ]
+    links = page.references
+    assert all(f"#{cell.anchor}" in links for cell in study.cells)
+    assert "#dataset-nodules" in links
+
+
+def test_what_is_missing_or_stale_is_said(study):
+    assert 'id="warnings"' not in (run(study) / "report.html").read_text()
+    cells = [replace(study.cells[0], state="source changed"), *study.cells[1:]]
+    text = (run(study, cells=cells, settings={"missing": ["row a", "cell b"]}) / "report.html").read_text()
+    assert "Incomplete: 2 of the study&#39;s results are missing (row a, cell b)." in text
+    assert "1 of 6 cells do not come from today&#39;s source and configuration (source changed)" in text
+
+
+def test_a_data_set_without_a_whole_row_shows_its_cells(study):
+    other = replace(study.cells[0], dataset="later")
+    folder = study.root / "cells" / "later" / Path(*study.cells[0].folder.parts[-3:])
+    shutil.copytree(other.folder, folder)
+    cells = [*study.cells, replace(other, folder=folder)]
+    output = run(study, cells=cells, tasks={**study.tasks, "later": study.tasks["nodules"]})
+    text = (output / "report.html").read_text()
+    assert "No row of this data set is whole yet." in text
+    assert (output / "figures" / "learning_later.png").exists()
+    assert not (output / "figures" / "froc_later.png").exists()
 
 
 def test_table_holds_the_comparison_s_numbers(study):
@@ -106,10 +147,10 @@ def test_rows_without_their_metrics_are_refused(study):
         run(study)
 
 
-def test_without_logs_there_are_no_learning_curves(study):
-    output = run(study, cell_logs=[])
-    assert not (output / "learning_nodules.png").exists()
-    assert (output / "froc_nodules.png").exists()
+def test_without_cells_there_are_no_learning_curves(study):
+    output = run(study, cells=[])
+    assert not (output / "figures" / "learning_nodules.png").exists()
+    assert (output / "figures" / "froc_nodules.png").exists()
 
 
 def test_rows_that_were_not_compared_are_refused(study):
@@ -141,15 +182,16 @@ def test_overlap_is_marked_in_every_readable_table_and_in_the_findings(study):
     page = (output / "report.html").read_text()
     assert "mae † is " in page
     assert "<td>mae †</td>" in page
-    # below the table, the FROC curves and the overlays of the best row, which is this one
-    assert page.count("† pre-trained on patients that are scored") == 3
+    # a warning, and below the table, the FROC curves and the overlays of the best row, which is this one
+    assert page.count("† pre-trained on patients that are scored") == 4
+    assert "retina_unet_resenc, mae †, fold 0" in page
 
 
 @pytest.mark.parametrize("name", ["plot_froc", "plot_overlays"])
 def test_figures_are_told_of_the_overlap(study, monkeypatch, name):
     compare(study.row_files, study.root / "comparison", {"resamples": 10}, {("nodules", "mae"): 2}, {})
-    path, told = f"detpretrain.report.report.{name}", []
-    draw = getattr(importlib.import_module("detpretrain.report.report"), name)
+    path, told = f"detpretrain.report.dataset_section.{name}", []
+    draw = getattr(importlib.import_module("detpretrain.report.dataset_section"), name)
     monkeypatch.setattr(path, lambda *arguments, **more: (told.append(arguments[-1]), draw(*arguments, **more)))
     run(study)
     expected = {"scratch": 0, "mae": 2, "s3d_long_name": 0}
@@ -162,7 +204,7 @@ def test_pretrainings_are_shown_and_their_works_cited(study, pretraining):
     same = json.loads((folders[0] / "assessment.json").read_text())["citations"][0]
     settings = {"citations": {"s3d_long_name": [published, same], "elsewhere": [{**published, "name": "nowhere"}]}}
     output = run(study, pretrainings=folders, settings=settings)
-    assert {path.name for path in output.glob("pretraining_*.png")} == {
+    assert {path.name for path in output.glob("figures/pretraining_*.png")} == {
         "pretraining_curves.png",
         "pretraining_probe.png",
         "pretraining_preview_mae_resenc.png",
@@ -170,7 +212,7 @@ def test_pretrainings_are_shown_and_their_works_cited(study, pretraining):
     }
     text = (output / "report.html").read_text()
     page = Page(text)
-    assert len([reference for reference in page.references if reference.startswith("data:")]) == 8
+    assert len([reference for reference in page.references if reference.startswith("data:image")]) == 8
     assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
     assert {"MSE of masked voxels (lower is better)", "0.820 (0.800 to 0.840)", "25 %"} <= set(page.cells)
     assert "<strong>ResEnc</strong> [s3d_long_name]" in text
@@ -180,7 +222,7 @@ def test_pretrainings_are_shown_and_their_works_cited(study, pretraining):
 
 def test_pretrainings_without_a_probe_have_no_probe_table(study, pretraining):
     output = run(study, pretrainings=[pretraining("mae", probed=False)])
-    assert not (output / "pretraining_probe.png").exists()
+    assert not (output / "figures" / "pretraining_probe.png").exists()
     text = (output / "report.html").read_text()
     assert "Linear probe" not in text
     assert "Time per step" in text

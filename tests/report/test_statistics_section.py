@@ -59,20 +59,35 @@ def test_one_data_set_gives_the_reason_instead_of_a_model(study):
     assert tables["Linear mixed model"].table["init"].item() == "–"
 
 
+def test_complaints_are_of_fits_and_ranks_not_of_what_was_left_out(study):
+    folder = study.root / "comparison"
+    assert statistics_section.complaints(folder) == []  # one data set: no model, and the appendix says why
+    model = pd.read_csv(folder / "mixed_model.csv")
+    model.assign(note="the fit failed: singular").to_csv(folder / "mixed_model.csv", index=False)
+    assert statistics_section.complaints(folder) == [
+        "Linear mixed model of retina_unet_resenc: the fit failed: singular."
+    ]
+    fitted = pd.concat([model.assign(note="the fit did not converge", mean=0.5)] * 2)
+    fitted.to_csv(folder / "mixed_model.csv", index=False)
+    assert statistics_section.complaints(folder) == [
+        "Linear mixed model of retina_unet_resenc: the fit did not converge."
+    ]
+
+
 def test_figures_over_several_data_sets(two_data_sets):
     study, output = two_data_sets, two_data_sets.root / "report"
-    report(study.root / "comparison", study.row_files, study.logs, study.tasks, output, {})
+    report(study.root / "comparison", study.row_files, study.cells, study.tasks, output, {})
     page = (output / "report.html").read_text()
     for name in ("differences", "gains", "ranks", "critical_differences"):
-        assert (output / f"{name}.png").is_file()
-        assert not pd.read_csv(output / f"{name}.csv").empty
+        assert (output / "figures" / f"{name}.png").is_file()
+        assert not pd.read_csv(output / "figures" / f"{name}.csv").empty
         assert OVERVIEW[name][0] in page
     assert "Does the winner stay?" in page
 
 
 def test_the_page_shows_them(study):
     output = study.root / "report"
-    report(study.root / "comparison", study.row_files, study.logs, study.tasks, output, {"margin": 0.03})
+    report(study.root / "comparison", study.row_files, study.cells, study.tasks, output, {"margin": 0.03})
     page = (output / "report.html").read_text()
     assert "C3: contrastive pre-training gives no clear benefit." in page
     assert '<span class="verdict">too little data</span>' in page

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -20,6 +22,9 @@ from detpretrain import status, study
 chosen = study.load(sys.argv[1:], Path("."))
 print(json.dumps([[state.cell.init, state.state, dict(state.stages)] for state in status.cell_states(chosen)]))
 """
+
+
+CLI = "import sys; from detpretrain.cli import app; app(sys.argv[1:])"
 
 
 @contextmanager
@@ -144,6 +149,48 @@ def test_more_seeds_add_cells_and_rerun_none(finished, tmp_path, count):
     assert {job.wildcards["seed"] for job in jobs if "seed" in job.wildcards} == {"1"}
     assert count(jobs)["finetune"] == 6
     assert not count(jobs)["pretrain"]
+
+
+def test_what_is_there_so_far_is_reported_and_what_is_missing_named(finished, tmp_path):
+    repository, results, study = finished
+    copy, override = tmp_path / "results", tmp_path / "elsewhere.yaml"
+    shutil.copytree(results, copy)
+    override.write_text(f"pathvars: {{results: {copy}}}\n")
+    shutil.rmtree(copy / "smoke" / "rows" / "smoke_nodules" / "retina_unet_resenc" / "mae")
+    shutil.rmtree(copy / "smoke" / "cells" / "smoke_nodules" / "retina_unet_resenc" / "mae" / "fold1-seed0")
+    before = sorted(path for path in copy.rglob("*"))
+    configs = [word for file in (*study[1:], override) for word in ("--config", file)]
+    told = repository.python(CLI, "report", "-o", tmp_path / "made", *configs)
+    missing = [line.removeprefix("missing: ") for line in told.splitlines() if line.startswith("missing: ")]
+    row = "smoke_nodules/retina_unet_resenc/mae"
+    assert missing == [f"cell {row}/fold1-seed0", f"row {row}/seed0"]
+    page = (tmp_path / "made" / "report" / "report.html").read_text()
+    assert f"Incomplete: 2 of the study&#39;s results are missing (cell {row}/fold1-seed0, row {row}/seed0)." in page
+    assert (
+        "cell-smoke_nodules-retina_unet_resenc-mae-fold0-seed0" in page
+    )  # a finished cell of the row that is not whole
+    assert list(pd.read_csv(tmp_path / "made" / "report" / "main_table.csv")["init"]) == ["scratch"]
+    assert sorted(path for path in copy.rglob("*")) == before
+    shutil.rmtree(copy / "smoke" / "rows")
+    failed = subprocess.run(
+        [sys.executable, "-c", CLI, "report", "-o", str(tmp_path / "none"), *map(str, configs)],
+        cwd=repository.root,
+        env={**os.environ, "PYTHONPATH": str(repository.root / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert "no row of the study is whole yet" in failed.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_snakemake_s_own_report_holds_page_table_and_figures(finished, tmp_path):
+    repository, _, study = finished
+    repository.snakemake("--report", tmp_path / "report.zip", *study)
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        names = {Path(name).name for name in archive.namelist()}
+    assert {"report.html", "main_table.csv", "froc_smoke_nodules.svg", "differences.svg"} <= names
 
 
 def test_a_part_is_reported_in_a_folder_of_its_own(finished, count):

@@ -47,6 +47,7 @@ rule report:
         metrics=all_rows("metrics.json"),
         logs=all_cells("log.csv"),
         cells=all_cells("metrics.json"),
+        matches=all_cells("matches.parquet"),
         pretrained=[
             file
             for name in ("log.csv", "assessment.json", "preview.npz", *PROBE)
@@ -58,7 +59,18 @@ rule report:
             caption="../report/report.rst",
             category="Study",
         ),
-        table=f"{TOGETHER}/report/main_table.csv",
+        table=report(
+            f"{TOGETHER}/report/main_table.csv",
+            caption="../report/table.rst",
+            category="Study",
+        ),
+        figures=report(
+            directory(f"{TOGETHER}/report/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
     log:
         f"{TOGETHER}/logs/report.log",
     benchmark:
@@ -71,15 +83,16 @@ rule report:
         runtime=60,
     params:
         recipe=leaves.recipe("report", leaves.compare(STUDY)),
-        source=provenance.source_hash(
-            ("detpretrain.report.report", "detpretrain.status")
-        ),
-        pretrained=(
-            f"--pretrained {' '.join(all_pretrainings('assessment.json'))}"
-            if STUDY.pretrainings
-            else ""
+        source=provenance.source_hash(("detpretrain.study_report",)),
+        page=files.digest(
+            sorted(
+                [
+                    *ROOT.glob("workflow/report/*"),
+                    *ROOT.glob("config/reference/*.csv"),
+                ]
+            )
         ),
         only=ONLY_ARGUMENT,
     shell:
         'python "$SCRIPTS/report.py" --config "$STUDY" {params.only} --recipe {params.recipe} --comparison {input.scores} '
-        "--rows {input.rows} --logs {input.logs} {params.pretrained} --output {output.report} > {log} 2>&1"
+        "--output {output.report} > {log} 2>&1"

@@ -34,6 +34,7 @@ class MixedModel:
     note: str
 
 
+FAILED = "the fit failed"
 COLUMNS = ["init", "mean", "mean_low", "mean_high", "difference", "low", "high", "p"]
 
 
@@ -51,7 +52,7 @@ def fit(folds: pd.DataFrame, reference: str, confidence: float) -> MixedModel:
         try:
             result = model.fit(reml=True)
         except (np.linalg.LinAlgError, ValueError) as error:
-            return MixedModel(pd.DataFrame(columns=COLUMNS), {}, f"the fit failed: {error}")
+            return MixedModel(pd.DataFrame(columns=COLUMNS), {}, f"{FAILED}: {error}")
     note = _complaints(caught, result.converged)
     found = {"dataset": result.cov_re.iloc[0, 0], "fold": result.vcomp[0], "residual": result.scale}
     variances = {name: float(value) / POINTS**2 for name, value in found.items()}

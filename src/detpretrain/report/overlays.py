@@ -96,7 +96,7 @@ def _panel(
         chosen=chosen,
         image=image,
         spacing=geometry.spacing,
-        window=window or _window(image, task.modalities[0]),
+        window=window or default_window(image, task.modalities[0]),
         truths=wanted,
         ignored=truths.loc[truths["ignored"], SIDES].to_numpy(np.float64),
         detections=found,
@@ -105,7 +105,8 @@ def _panel(
     )
 
 
-def _window(image: np.ndarray, modality: str) -> tuple[float, float]:
+def default_window(image: np.ndarray, modality: str) -> tuple[float, float]:
+    """Grey values (black, white) that suit a modality."""
     if modality.upper() == "CT":
         return CT_WINDOW
     values = image[image != 0]  # the background of skull-stripped volumes would own the low percentile

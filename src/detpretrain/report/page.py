@@ -12,6 +12,7 @@ import jinja2
 import pandas as pd
 
 from detpretrain.errors import InputError
+from detpretrain.report.cell_pages import CellPage
 from detpretrain.report.tables import marked
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "workflow" / "report" / "report.html.j2"
@@ -28,16 +29,47 @@ class PageFigure:
     @property
     def source(self) -> str:
         """The image as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode("ascii")
+        return data_uri(self.path, "image/png")
+
+    @property
+    def files(self) -> list[str]:
+        """The figure in other forms and its numbers, relative to the page: they lie beside it in a folder of figures."""
+        others = [self.path.with_suffix(suffix) for suffix in (".pdf", ".svg", ".csv")]
+        return [f"{path.parent.name}/{path.name}" for path in others if path.exists()]
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that the page carries inside."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def source(self) -> str:
+        return data_uri(self.path, "text/plain;charset=utf-8")
 
 
 @dataclass(frozen=True)
 class DatasetSection:
-    """The figures of one data set and what it holds, e.g. "60 patients, 60 cases, 82 objects"."""
+    """``holds``: e.g. "60 patients, 60 cases, 82 objects"; ``cells``: pages, in the order of ``table``, which links them."""
 
     name: str
     holds: str
     figures: Sequence[PageFigure]
+    cells: Sequence[CellPage]
+    cell_table: pd.DataFrame
+
+    @property
+    def anchor(self) -> str:
+        return f"dataset-{self.name}"
+
+    @property
+    def table(self) -> PageTable:
+        return PageTable(f"Cells of {self.name}", "", self.cell_table)
 
 
 @dataclass(frozen=True)
@@ -63,6 +95,10 @@ class PretrainingSection:
 
     tables: Sequence[PageTable]
     figures: Sequence[PageFigure]
+
+
+def data_uri(path: Path, kind: str) -> str:
+    return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def finding(line: Mapping[str, Any], confidence: float) -> str | None:
@@ -91,12 +127,13 @@ def finding(line: Mapping[str, Any], confidence: float) -> str | None:
 
 
 def write_page(template: Path, values: Mapping[str, Any]) -> str:
-    """Renders the page.
+    """Renders the page from the template and what it includes, all of its folder.
 
     Raises:
         InputError: the template is missing or names something that ``values`` lacks.
     """
     environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -104,10 +141,10 @@ def write_page(template: Path, values: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     try:
-        return environment.from_string(template.read_text(encoding="utf-8")).render(values)
-    except OSError as error:
+        return environment.get_template(template.name).render(values)
+    except jinja2.TemplateNotFound as error:
         raise InputError(
-            f"{template}: cannot be read ({error.strerror}): run from a checkout or give a template"
+            f"{template.parent / str(error.name)}: file not found: run from a checkout or give a template"
         ) from None
     except jinja2.TemplateError as error:
         raise InputError(f"{template}: {error}: correct the template") from None

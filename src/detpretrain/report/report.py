@@ -14,15 +14,18 @@ from detpretrain.errors import InputError
 from detpretrain.evaluation import matches
 from detpretrain.files import atomic_path, read_json, write_text
 from detpretrain.report import captions, pretraining_section, statistics_section, tables
+from detpretrain.report.bibliography import bibtex, works
+from detpretrain.report.cell_pages import CellRecord, cell_pages
 from detpretrain.report.cost import JobCost, cost_table
+from detpretrain.report.dataset_section import dataset_section
 from detpretrain.report.difference_figure import plot_differences
-from detpretrain.report.froc_figure import plot_froc
+from detpretrain.report.film import Film
 from detpretrain.report.gain_figure import plot_gains
-from detpretrain.report.learning_curves import TrainingLog, plot_learning_curves, read_logs
-from detpretrain.report.overlays import plot_overlays
+from detpretrain.report.learning_curves import read_logs
 from detpretrain.report.page import (
     TEMPLATE,
     DatasetSection,
+    Download,
     PageFigure,
     PageTable,
     PretrainingSection,
@@ -32,10 +35,14 @@ from detpretrain.report.page import (
 from detpretrain.report.paper_table import HTML, LATEX, MARKDOWN, paper_table
 from detpretrain.report.paper_table import NOTE as PAPER_NOTE
 from detpretrain.report.pretraining_figures import plot_pretraining_curves, plot_preview, plot_probes
-from detpretrain.report.pretraining_section import Pretraining
+from detpretrain.report.pretraining_section import Pretraining, Reference
+from detpretrain.report.published import NOTE as PUBLISHED_NOTE
+from detpretrain.report.published import published_table, read_published
 from detpretrain.report.rank_figure import plot_critical_differences, plot_ranks
-from detpretrain.report.size_figure import plot_sizes
-from detpretrain.tasks import Task
+from detpretrain.report.warning_list import warning_list
+from detpretrain.tasks import read_dataset_file
+
+DOWNLOADS = ("main_table.csv", "main_table.tex", "paper_table.csv", "paper_table.tex")
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class ReportSettings:
 
     ``provenance``: lines of the provenance table (column -> value), printed as they are. ``citations``: init -> ``citations``
     of its checkpoint, for inits that come from a file instead of a pre-training of this study. ``costs``: of every job.
+    ``missing``: names of the study's results that are not there. ``published``: folder of other people's numbers
+    (``report.published``).
     """
 
     title: str = "Does pre-training help 3D medical object detection?"
@@ -54,6 +63,8 @@ class ReportSettings:
     provenance: Sequence[Mapping[str, Any]] = ()
     citations: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     costs: Sequence[JobCost] = ()
+    missing: Sequence[str] = ()
+    published: Path | None = None
     template: Path = TEMPLATE
 
     @staticmethod
@@ -69,69 +80,123 @@ class ReportSettings:
 def report(
     comparison_dir: Path,
     row_files: Sequence[Path],
-    cell_logs: Sequence[Path],
+    cells: Sequence[CellRecord],
     tasks: Mapping[str, Path],
     output: Path,
     settings: Mapping[str, Any],
     pretrainings: Sequence[Path] = (),
 ) -> None:
-    """Writes ``{main,paper}_table.{csv,md,tex}``, ``{froc,learning,overlays}_DATASET.png``, ``pretraining_*.png`` and
-    ``report.html``.
+    """Writes ``{main,paper}_table.{csv,md,tex}``, ``cost.csv``, ``citations.bib``, ``report.html``, and below ``figures/`` every
+    figure as png, pdf and svg with its numbers as csv.
 
     ``comparison_dir``: what ``compare`` wrote for ``row_files`` (``matches.parquet`` of every row, with ``metrics.json`` beside
-    it). ``cell_logs``: ``log.csv`` of every cell. ``tasks``: data set -> its task folder, for the overlays' images.
+    it). ``cells``: with their files. ``tasks``: data set -> its task folder, for the images and whom to cite.
     ``settings``: keys of ``ReportSettings``. ``pretrainings``: folders of the study's own pre-trainings (``assessment.json``,
-    ``log.csv``, ``preview.npz``, perhaps ``probe.json``). A data set without logs has no learning curves, one without objects
-    no overlays.
+    ``log.csv``, ``preview.npz``, perhaps ``probe.json``). A data set without objects has no overlays.
 
     Raises:
         InputError: an unknown setting, an unreadable input, rows that the comparison does not hold, a data set without
             a task folder.
     """
-    chosen = ReportSettings.of(settings)
-    scores, differences = tables.read_comparison(Path(comparison_dir))
-    rows, logs, trained = (
-        read_rows(row_files),
-        read_logs(cell_logs),
-        pretraining_section.read_pretrainings(pretrainings),
-    )
-    _check_rows(scores, rows, Path(comparison_dir))
-    output = Path(output)
-    table = tables.main_table(scores, differences, _challenge_scores(rows))
-    text = tables.readable(table, float(scores["confidence"].iloc[0]))
-    note = tables.overlap_note(table)
+    chosen, folder, output = ReportSettings.of(settings), Path(comparison_dir), Path(output)
+    scores, differences = tables.read_comparison(folder)
+    rows, trained = read_rows(row_files), pretraining_section.read_pretrainings(pretrainings)
+    _check_rows(scores, rows, folder)
+    datasets = sorted({row.key.dataset for row in rows} | {cell.dataset for cell in cells})
+    for dataset in datasets:
+        if dataset not in tasks:
+            raise InputError(f"report: no task folder given for {dataset}: name it, the overlays show its images")
+    confidence = float(scores["confidence"].iloc[0])
+    cpm = _challenge_scores(rows)
+    table = tables.main_table(scores, differences, cpm)
+    text, note = tables.readable(table, confidence), tables.overlap_note(table)
+    _write_main_table(table, text, note, output)
+    printed = _write_paper_table(scores, differences, output, chosen.reference, note)
+    sections, films = _dataset_sections(datasets, rows, cells, scores, folder, tasks, output / "figures", chosen)
+    inits = sorted({row.key.init for row in rows})
+    references = pretraining_section.references(_citations(trained, inits, chosen))
+    cited = _cited_datasets(datasets, tasks)
+    write_text(output / "citations.bib", bibtex(works(references, cited)))
+    published = published_table(read_published(chosen.published) if chosen.published else [], scores, cpm)
+    complaints = statistics_section.complaints(folder)
+    values = _page_values(scores, table, text, chosen) | {
+        "n_cells": len(cells),
+        "sections": sections,
+        "films": {key: film.to_json() for key, film in films.items()},
+        "overlap_note": note,
+        "warnings": warning_list(chosen.missing, cells, scores, complaints, trained, note),
+        "claims": statistics_section.claims(folder, confidence),
+        "paper_table": printed,
+        "published": PageTable("Published by others", PUBLISHED_NOTE, published),
+        "overview": _overview(folder, differences, output / "figures", chosen.reference),
+        "appendix": statistics_section.appendix(folder),
+        "cost": PageTable("Cost", captions.COST_NOTE, _write_costs(chosen.costs, output)),
+        "pretraining": _pretraining_section(trained, inits, output / "figures", chosen.reference),
+        "downloads": [
+            Download(path)
+            for path in (*(output / name for name in DOWNLOADS), folder / "differences.csv", folder / "claims.csv")
+        ],
+        "references": [*references, *(Reference("Data set", name, (text,), (name,)) for name, text in cited.items())],
+        "bibliography": Download(output / "citations.bib"),
+    }
+    write_text(output / "report.html", write_page(chosen.template, values))
+
+
+def _write_main_table(table: pd.DataFrame, text: pd.DataFrame, note: str, output: Path) -> None:
     with atomic_path(output / "main_table.csv") as temporary:
         table.to_csv(temporary, index=False)
     write_text(output / "main_table.md", tables.to_markdown(text, note))
     write_text(output / "main_table.tex", tables.to_latex(text, note))
-    printed = _write_paper_table(scores, differences, output, chosen.reference, note)
-    metrics = statistics_section.read_table(Path(comparison_dir), "metrics")
-    datasets = sorted({row.key.dataset for row in rows})
+
+
+def _dataset_sections(
+    datasets: Sequence[str],
+    rows: Sequence[Row],
+    cells: Sequence[CellRecord],
+    scores: pd.DataFrame,
+    comparison_dir: Path,
+    tasks: Mapping[str, Path],
+    figures: Path,
+    settings: ReportSettings,
+) -> tuple[list[DatasetSection], dict[str, Film]]:
+    """Data set by data set, and the films of all."""
+    logs = read_logs(cell.folder / "log.csv" for cell in cells)
+    metrics = statistics_section.read_table(comparison_dir, "metrics")
+    overlaps = {(line.dataset, line.init): line.overlap for line in scores[["dataset", "init", "overlap"]].itertuples()}
+    pages, films = cell_pages(cells, logs, tasks, settings.windows, overlaps)
     sections = [
-        _dataset_section(
+        dataset_section(
             dataset,
             [row for row in rows if row.key.dataset == dataset],
             [log for log in logs if log.dataset == dataset],
+            [page for page in pages if page.record.dataset == dataset],
             scores[scores["dataset"] == dataset],
             metrics[metrics["dataset"] == dataset],
-            tasks,
-            output,
-            chosen,
+            tasks[dataset],
+            settings.windows.get(dataset),
+            figures,
+            settings.reference,
         )
         for dataset in datasets
     ]
-    inits = sorted({row.key.init for row in rows})
-    values = _page_values(scores, table, text, sections, len(logs), chosen) | {
-        "overlap_note": note,
-        "claims": statistics_section.claims(Path(comparison_dir), float(scores["confidence"].iloc[0])),
-        "paper_table": printed,
-        "overview": _overview(Path(comparison_dir), differences, output, chosen.reference),
-        "appendix": statistics_section.appendix(Path(comparison_dir)),
-        "cost": PageTable("Cost", captions.COST_NOTE, _write_costs(chosen.costs, output)),
-        "pretraining": _pretraining_section(trained, inits, output, chosen.reference),
-        "references": pretraining_section.references(_citations(trained, inits, chosen)),
-    }
-    write_text(output / "report.html", write_page(chosen.template, values))
+    return sections, films
+
+
+def _citations(
+    trained: Sequence[Pretraining], inits: Sequence[str], settings: ReportSettings
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Init -> citations of the checkpoints that its rows start from."""
+    found: dict[str, list[Mapping[str, Any]]] = {init: [*settings.citations.get(init, ())] for init in inits}
+    for one in trained:
+        if one.init in found:
+            found[one.init] += one.citations
+    return found
+
+
+def _cited_datasets(datasets: Sequence[str], tasks: Mapping[str, Path]) -> dict[str, str]:
+    """Data set -> how to cite it, of those that say so."""
+    found = {dataset: str(read_dataset_file(tasks[dataset])[1].get("citation") or "") for dataset in datasets}
+    return {dataset: text for dataset, text in found.items() if text}
 
 
 def _write_paper_table(
@@ -194,61 +259,6 @@ def _challenge_scores(rows: list[Row]) -> dict[matches.Run, float]:
     return found
 
 
-def _dataset_section(
-    dataset: str,
-    rows: list[Row],
-    logs: list[TrainingLog],
-    scores: pd.DataFrame,
-    metrics: pd.DataFrame,
-    tasks: Mapping[str, Path],
-    output: Path,
-    settings: ReportSettings,
-) -> DatasetSection:
-    if dataset not in tasks:
-        raise InputError(f"report: no task folder given for {dataset}: name it, the overlays show its images")
-    figures = []
-    froc = output / f"froc_{dataset}.png"
-    overlaps = dict(zip(scores["init"], scores["overlap"], strict=True))
-    plot_froc(rows, froc, settings.reference, overlaps, metrics=metrics)
-    figures.append(PageFigure(froc, f"FROC curves of all rows on {dataset}", _explained(captions.FROC_CAPTION, scores)))
-    sizes = output / f"sizes_{dataset}.png"
-    if plot_sizes(metrics, sizes, settings.reference):
-        figures.append(PageFigure(sizes, f"Scores by size of the objects on {dataset}", captions.SIZES_CAPTION))
-    if logs:
-        learning = output / f"learning_{dataset}.png"
-        plot_learning_curves(logs, learning, settings.reference)
-        figures.append(PageFigure(learning, f"Learning curves of all cells on {dataset}", captions.LEARNING_CAPTION))
-    best = _best_row(rows, scores)
-    if best is not None:
-        overlays = output / f"overlays_{dataset}.png"
-        init = best.key.init
-        plot_overlays(best, Task.read(tasks[dataset]), overlays, settings.windows.get(dataset), overlaps[init])
-        caption = _explained(captions.OVERLAY_CAPTION, scores[scores["init"] == init])
-        figures.append(PageFigure(overlays, f"Detections and objects on slices of {dataset}", caption))
-    holds = [
-        f"{test_set}: {line['patients']} patients, {line['cases']} cases, {line['objects']} objects"
-        for test_set, line in ((part, lines.iloc[0]) for part, lines in scores.groupby("test_set"))
-    ]
-    return DatasetSection(dataset, "; ".join(holds) + ".", figures)
-
-
-def _explained(caption: str, scores: pd.DataFrame) -> str:
-    """The caption, and what the mark of an init means where the figure shows one."""
-    note = tables.overlap_note(scores)
-    return f"{caption} {note}" if note else caption
-
-
-def _best_row(rows: list[Row], scores: pd.DataFrame) -> Row | None:
-    """The row of highest pooled AP@0.10, on the held-out folds where there are any; None without a single object."""
-    candidates = scores[scores["test_set"] == "cv"] if (scores["test_set"] == "cv").any() else scores
-    candidates = candidates.dropna(subset=[tables.HEADLINE])
-    if candidates.empty:
-        return None
-    line = candidates.sort_values([tables.HEADLINE, *tables.KEY_COLUMNS], ascending=[False] + [True] * 6).iloc[0]
-    key = matches.Run(*(str(line[name]) for name in tables.KEY_COLUMNS[:-1]), seed=int(line["seed"]))
-    return next(row for row in rows if row.key == key)
-
-
 def _pretraining_section(
     trained: list[Pretraining], inits: list[str], output: Path, reference: str
 ) -> PretrainingSection | None:
@@ -276,24 +286,8 @@ def _pretraining_section(
     return PretrainingSection([PageTable(*entry) for entry in content if not entry[2].empty], figures)
 
 
-def _citations(
-    trained: list[Pretraining], inits: list[str], settings: ReportSettings
-) -> dict[str, list[Mapping[str, Any]]]:
-    """Init -> citations of the checkpoints that its rows start from."""
-    found: dict[str, list[Mapping[str, Any]]] = {init: [*settings.citations.get(init, ())] for init in inits}
-    for one in trained:
-        if one.init in found:
-            found[one.init] += one.citations
-    return found
-
-
 def _page_values(
-    scores: pd.DataFrame,
-    table: pd.DataFrame,
-    text: pd.DataFrame,
-    sections: list[DatasetSection],
-    n_cells: int,
-    settings: ReportSettings,
+    scores: pd.DataFrame, table: pd.DataFrame, text: pd.DataFrame, settings: ReportSettings
 ) -> dict[str, Any]:
     confidence = float(scores["confidence"].iloc[0])
     provenance = pd.DataFrame(list(settings.provenance))
@@ -304,9 +298,7 @@ def _page_values(
         "margin": settings.margin,
         "resamples": int(scores["resamples"].iloc[0]),
         "n_rows": len(scores[["study", "dataset", "detector", "init", "seed"]].drop_duplicates()),
-        "n_cells": n_cells,
         "findings": [sentence for sentence in sentences if sentence is not None],
         "table": {"columns": list(text.columns), "lines": text.to_numpy().tolist()},
-        "sections": sections,
         "provenance": {"columns": list(provenance.columns), "lines": provenance.to_numpy().tolist()},
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from detpretrain.comparison.mixed_model import FAILED
 from detpretrain.errors import InputError
 from detpretrain.report.page import PageTable
 from detpretrain.report.tables import NOT_DEFINED, number, p_text
@@ -65,6 +66,19 @@ def appendix(folder: Path) -> list[PageTable]:
         ("Sources of variance", _VARIANCE_NOTE, _variance(read_table(folder, "variance"))),
     ]
     return [PageTable(*entry) for entry in content if not entry[2].empty]
+
+
+def complaints(folder: Path) -> list[str]:
+    """What went wrong in the secondary statistics; that something is left out for want of data is no fault."""
+    ranked, fitted = read_table(folder, "ranks"), read_table(folder, "mixed_model")
+    fitted = fitted[fitted["mean"].notna() | fitted["note"].str.startswith(FAILED)]
+    found = [
+        f"{name} of {detector}: {note}."
+        for name, table in (("Ranks", ranked), ("Linear mixed model", fitted))
+        for detector, note in zip(table["detector"], table["note"], strict=True)
+        if note
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _ranks(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,56 @@
+"""What the page warns of."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pandas as pd
+
+from detpretrain.report.warning_list import warning_list
+
+SCORES = {
+    "dataset": ["d", "d"],
+    "test_set": ["cv", "cv"],
+    "patients": [40, 40],
+    "folds": [5, 5],
+    "undefined_draws": [0, 0],
+    "resamples": [200, 200],
+}
+
+
+def warned(missing=(), cells=(), scores=None, complaints=(), trained=(), overlap=""):
+    return warning_list(missing, cells, pd.DataFrame({**SCORES, **(scores or {})}), complaints, trained, overlap)
+
+
+def test_a_whole_fresh_study_warns_of_nothing(study):
+    assert warned(cells=study.cells) == []
+
+
+def test_missing_results_are_counted_and_the_first_named():
+    (line,) = warned(missing=[f"cell {number}" for number in range(9)])
+    assert line.startswith("Incomplete: 9 of the study's results are missing (cell 0, ")
+    assert "cell 5 and 3 more" in line
+    assert "cell 6" not in line
+
+
+def test_stale_cells_are_told_by_state(study):
+    cells = [replace(study.cells[0], state="recipe changed"), *study.cells[1:]]
+    (line,) = warned(cells=cells)
+    assert line.startswith("1 of 6 cells do not come from today's source and configuration (recipe changed): nodules-")
+
+
+def test_few_patients_folds_and_objects_are_told():
+    assert warned(scores={"folds": [1, 1]}) == [
+        "d (cv): one fold: no spread over folds; the luck of its split is not in any interval."
+    ]
+    assert "a single patient" in warned(scores={"patients": [1, 1], "undefined_draws": [200, 200]})[0]
+    assert len(warned(scores={"patients": [1, 1], "undefined_draws": [200, 200]})) == 1
+    assert "5.0 % of the bootstrap draws" in warned(scores={"undefined_draws": [4, 10]})[0]
+    assert warned(scores={"test_set": ["test", "test"], "folds": [0, 0]}) == []
+
+
+def test_failed_fits_overlaps_and_untaught_encoders_are_told():
+    assert warned(complaints=["it failed."], overlap="† seen") == ["† seen", "it failed."]
+    score = SimpleNamespace(beats_baseline=False, baseline_name="in-fill", name="MSE")
+    undefined = SimpleNamespace(beats_baseline=None, baseline_name="x", name="y")
+    trained = [SimpleNamespace(name="mae (resenc)", scores=[score, undefined])]
+    assert warned(trained=trained) == ["Pre-training mae (resenc) does not beat in-fill on its own task (MSE)."]
