@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from detpretrain.comparison.subsets import SizeLimits, of_class, of_size, sizes_of
+from detpretrain.comparison.row_metrics import RowMetrics
+from detpretrain.comparison.rows import rows_of
+from detpretrain.comparison.subsets import SIZES, SizeLimits, objects_of_size, of_class, of_size, sizes_of
 from detpretrain.evaluation import matches
 from detpretrain.evaluation.cases import Case
 from detpretrain.evaluation.matching import match_case
@@ -77,6 +79,34 @@ def test_thirds_share_out_objects_and_false_positives(make_table):
         assert np.array_equal(whole, shared)
     objects = [sum(int((~part[i].object_ignored).sum()) for part in parts) for i in range(len(matched))]
     assert objects == [int((~m.object_ignored).sum()) for m in matched]
+
+
+def test_every_third_has_all_false_positives_in_froc_and_their_sensitivities_make_the_whole(make_table):
+    table = make_table(patients=30)
+    (row,) = rows_of([("table", table)])
+    cases, limits = matches.cases(table), SizeLimits(9.5, 10.5)
+    thirds = [
+        [objects_of_size(m, c, limits, third) for m, c in zip(row.cases, cases, strict=True)] for third in range(3)
+    ]
+    for third in thirds:
+        for part, whole in zip(third, row.cases, strict=True):
+            assert np.array_equal(part.false_positive, whole.false_positive)
+    objects = np.array([sum(int((~case.object_ignored).sum()) for case in third) for third in thirds])
+    assert (objects > 0).all()
+    weights = np.random.default_rng(0).integers(0, 3, (5, int(row.patient_numbers.max()) + 1)).astype(float)
+    weights[0] = 1
+    found = RowMetrics.of_row(row, limits)(weights)
+    for rate in ("sensitivity@0.125", "sensitivity@1", "sensitivity@8", "FROC@0.10"):
+        shared = sum(objects[place] * found[size][rate][0] for place, size in enumerate(SIZES)) / objects.sum()
+        assert shared == pytest.approx(found["all"][rate][0], abs=1e-12)
+
+
+def test_boxes_that_are_too_large_are_not_spared_in_froc():
+    """One small object found behind a false positive of another size: AP of the small does not see it, FROC does."""
+    case = case_of([(0, 4), (30, 10), (60, 20)], [(200, 18), (0, 4)])
+    limits = SizeLimits(5.0, 12.0)
+    assert of_size(match_case(case), case, limits, 0).false_positive[0].tolist() == [False, False]
+    assert objects_of_size(match_case(case), case, limits, 0).false_positive[0].tolist() == [True, False]
 
 
 def test_a_class_is_the_evaluations_class(make_table):

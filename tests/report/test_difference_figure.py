@@ -57,7 +57,7 @@ def test_nothing_to_draw(tmp_path, drawn):
 def sizes(detectors=("net",), inits=("scratch", "mae")):
     lines = [
         {"dataset": "a", "test_set": "cv", "detector": n, "init": i, "seed": 0, "part": part, "fold": pd.NA,
-         "metric": "AP@0.10", "value": 0.2 + 0.1 * k + 0.2 * (i == "mae")}
+         "metric": "FROC@0.10", "value": 0.2 + 0.1 * k + 0.2 * (i == "mae")}
         for n in detectors for i in inits for k, part in enumerate(("all", "small", "medium", "large"))
     ]  # fmt: skip
     return pd.DataFrame(lines).assign(low=lambda t: t["value"] - 0.1, high=lambda t: t["value"] + 0.1)

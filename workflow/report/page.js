@@ -28,16 +28,16 @@ const slider = (viewer, text, attributes) => {
 const startViewer = (viewer) => {
   viewer.classList.add("ready");
   const film = films[viewer.dataset.film], boxes = JSON.parse(viewer.querySelector("script").textContent);
-  const { left, top, width, height } = film, count = film.slices.length;
+  const { left, top, width, height } = film, slices = film.slices.length;
   const picture = svgNode("svg", { viewBox: `${left} ${top} ${width} ${height}`, role: "img", class: "slice" });
-  const strip = svgNode("image", { href: film.source, x: left, width, height: height * count, preserveAspectRatio: "none" });
+  const strip = svgNode("image", { href: film.source, x: left, width, height: height * slices, preserveAspectRatio: "none" });
   const drawn = svgNode("g", {});
   picture.append(strip, drawn);
   viewer.append(picture);
   const middle = (box) => (box[0] + box[3]) / 2;
-  const first = [...boxes.truths, ...boxes.detections].map(middle)[0] ?? film.z[count >> 1];
+  const first = [...boxes.truths, ...boxes.detections].map(middle)[0] ?? film.z[slices >> 1];
   const nearest = film.z.reduce((best, z, i) => (Math.abs(z - first) < Math.abs(film.z[best] - first) ? i : best), 0);
-  const place = slider(viewer, "Slice ", { min: 0, max: count - 1, step: 1, value: nearest });
+  const place = slider(viewer, "Slice ", { min: 0, max: slices - 1, step: 1, value: nearest });
   const least = slider(viewer, "Detections with a score of at least ", { min: 0, max: 1, step: 0.01, value: boxes.threshold });
   const said = document.createElement("output");
   viewer.append(said);
@@ -57,9 +57,10 @@ const startViewer = (viewer) => {
         drawn.append(text);
       }
     }
+    const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
     const here = (kind) => kinds[kind].filter(crosses).length;
-    const words = `${film.case}, slice ${film.slices[index]} (z = ${z.toFixed(1)} mm): ${here("truth") + here("ignored")} objects, ` +
-      `${here("found")} detections with a score of at least ${threshold.toFixed(2)}`;
+    const words = `${film.case}, slice ${film.slices[index]} (z = ${z.toFixed(1)} mm): ${count(here("truth") + here("ignored"), "object")}, ` +
+      `${count(here("found"), "detection")} with a score of at least ${threshold.toFixed(2)}`;
     picture.setAttribute("aria-label", words);
     place.setAttribute("aria-valuetext", `slice ${film.slices[index]}`);
     said.textContent = words;

@@ -12,7 +12,7 @@ from detpretrain.comparison.centre_marks import marks_by_centre
 from detpretrain.comparison.pooled_ap import PooledAP
 from detpretrain.comparison.pooled_froc import Marks, PooledFROC, marks_by_iou
 from detpretrain.comparison.rows import Row, summarise_ap
-from detpretrain.comparison.subsets import SIZES, SizeLimits, of_class, of_size
+from detpretrain.comparison.subsets import SIZES, SizeLimits, objects_of_size, of_class, of_size
 from detpretrain.evaluation import matches
 from detpretrain.evaluation.cases import Case
 from detpretrain.evaluation.froc import FPPI
@@ -38,15 +38,20 @@ class RowMetrics:
     def of_row(row: Row, limits: SizeLimits | None) -> RowMetrics:
         """``limits``: of the data set, the same for every row; None: no parts by size."""
         cases, boxes, patient = row.cases, matches.cases(row.table), row.patient_numbers
-        chosen: dict[str, Sequence[MatchedCase]] = {}
+        parts = {WHOLE: _Part.of(cases, cases, boxes, patient)}
         classes = np.unique(np.concatenate([case.object_labels[~case.object_ignored] for case in cases]))
         if len(classes) > 1:
-            chosen |= {f"class {label}": [of_class(case, label) for case in cases] for label in classes}
+            for label in classes:
+                of_label = [of_class(case, label) for case in cases]
+                parts[f"class {label}"] = _Part.of(of_label, of_label, None, patient)
         if limits is not None:
             for third, name in enumerate(SIZES):
-                chosen[name] = [of_size(case, box, limits, third) for case, box in zip(cases, boxes, strict=True)]
-        parts = {name: _Part.of(of_part, None, patient) for name, of_part in chosen.items()}
-        return RowMetrics({WHOLE: _Part.of(cases, boxes, patient), **parts})
+                for_ap, for_froc = (
+                    [count(case, box, limits, third) for case, box in zip(cases, boxes, strict=True)]
+                    for count in (of_size, objects_of_size)
+                )
+                parts[name] = _Part.of(for_ap, for_froc, None, patient)
+        return RowMetrics(parts)
 
     def __call__(self, weights: NDArray) -> dict[str, Metrics]:
         return {name: part(weights) for name, part in self.parts.items()}
@@ -58,14 +63,19 @@ class _Part:
     froc: Mapping[str, PooledFROC]
 
     @staticmethod
-    def of(cases: Sequence[MatchedCase], boxes: Sequence[Case] | None, patient: NDArray[np.int64]) -> _Part:
+    def of(
+        for_ap: Sequence[MatchedCase],
+        for_froc: Sequence[MatchedCase],
+        boxes: Sequence[Case] | None,
+        patient: NDArray[np.int64],
+    ) -> _Part:
         marks: dict[str, list[Marks]] = {
-            f"FROC@{name}": [marks_by_iou(case, row) for case in cases] for name, row in SINGLE_THRESHOLDS.items()
+            f"FROC@{name}": [marks_by_iou(case, row) for case in for_froc] for name, row in SINGLE_THRESHOLDS.items()
         }
         if boxes is not None:
             marks["CPM"] = [marks_by_centre(case) for case in boxes]
         froc = {name: PooledFROC.of_cases(found, patient) for name, found in marks.items()}
-        return _Part(PooledAP.of_cases(cases, patient), froc)
+        return _Part(PooledAP.of_cases(for_ap, patient), froc)
 
     def __call__(self, weights: NDArray) -> Metrics:
         found = dict(summarise_ap(self.ap(weights)))

@@ -1,7 +1,9 @@
 """Parts of a row that are scored by themselves: the objects of one class, or of one third by size.
 
 The matching stays as it is, only what counts changes. Objects of another size count as ignored ones do, with the detections
-that found them; a detection that found nothing counts where its own size belongs (COCO's rule for areas, Lin et al. 2014).
+that found them. A detection that found nothing counts, for AP, where its own size belongs (COCO's rule for areas, Lin et al.
+2014): a detector whose boxes are too large is spared false positives among the small. For FROC it counts in every third, so that
+sensitivities of all thirds are those at the same scores, and their mean over objects is the sensitivity of the whole.
 """
 
 from __future__ import annotations
@@ -61,9 +63,15 @@ def of_class(case: MatchedCase, label: int) -> MatchedCase:
     )
 
 
-def of_size(matched: MatchedCase, case: Case, limits: SizeLimits, third: int) -> MatchedCase:
-    """What counts for one third by size; ``case`` holds the boxes of ``matched`` in mm."""
+def objects_of_size(matched: MatchedCase, case: Case, limits: SizeLimits, third: int) -> MatchedCase:
+    """The objects of one third by size, and every false positive; ``case`` holds the boxes of ``matched`` in mm."""
     elsewhere = limits.third(sizes_of(case.gt_boxes)) != third
+    return replace(matched, object_ignored=matched.object_ignored | elsewhere)
+
+
+def of_size(matched: MatchedCase, case: Case, limits: SizeLimits, third: int) -> MatchedCase:
+    """The objects of one third by size, and the false positives of that size."""
+    matched = objects_of_size(matched, case, limits, third)
     foreign = limits.third(sizes_of(case.pred_boxes)) != third
     # one more ignored object takes the detections that found nothing and are of another size
     nowhere = len(matched.object_labels)
@@ -71,5 +79,5 @@ def of_size(matched: MatchedCase, case: Case, limits: SizeLimits, third: int) ->
         matched,
         truth=np.where((matched.truth < 0) & foreign, nowhere, matched.truth),
         object_labels=np.append(matched.object_labels, 0),
-        object_ignored=np.append(matched.object_ignored | elsewhere, True),
+        object_ignored=np.append(matched.object_ignored, True),
     )

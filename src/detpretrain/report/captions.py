@@ -25,8 +25,9 @@ OVERVIEW = {
     ),
 }
 SIZES_CAPTION = (
-    "AP@0.10 on the thirds of the objects by size (cube root of the box volume), with intervals over patients. False positives "
-    "count where their own size belongs, so that the thirds are not the parts of a sum."
+    "FROC score (mean sensitivity at 1/8 to 8 false positives per case) on the thirds of the objects by size (cube root of the "
+    "box volume), with intervals over patients. False positives of every size count in each third, so that the thirds are scored "
+    "at the same operating points."
 )
 FROC_CAPTION = (
     "FROC curves: share of objects found (IoU at least 0.10) against false positives per case, all classes and patients "

@@ -35,7 +35,7 @@ class Chart:
 
 def charts(log: pd.DataFrame) -> list[Chart]:
     """Losses, and validation AP where the log has any value of it; ``log``: columns epoch, train_loss, ..."""
-    found = [_chart(log, "loss", {"train_loss": "training", "val_loss": "validation"}, None)]
+    found = [_chart(log, "Loss", {"train_loss": "training", "val_loss": "validation"}, None)]
     found.append(_chart(log, "AP@0.10 of validation patches", {"val_ap": "validation"}, (0.0, 1.0)))
     return [chart for chart in found if chart.lines]
 

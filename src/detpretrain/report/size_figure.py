@@ -9,8 +9,8 @@ import pandas as pd
 
 from detpretrain.comparison.subsets import SIZES
 from detpretrain.report.style import init_styles, new_figure, save, style
-from detpretrain.report.tables import HEADLINE
 
+METRIC = "FROC@0.10"
 WIDTH = 0.7  # of a size's place that its inits share
 
 
@@ -19,7 +19,7 @@ def plot_sizes(metrics: pd.DataFrame, path: Path, reference: str = "scratch") ->
 
     ``metrics``: lines of ``metrics.csv`` of the data set; seeds share their place. False when it has no parts by size.
     """
-    lines = metrics[metrics["part"].isin(SIZES) & metrics["fold"].isna() & (metrics["metric"] == HEADLINE)]
+    lines = metrics[metrics["part"].isin(SIZES) & metrics["fold"].isna() & (metrics["metric"] == METRIC)]
     if lines.empty:
         return False
     styles = init_styles(lines["init"], reference)
@@ -38,7 +38,7 @@ def plot_sizes(metrics: pd.DataFrame, path: Path, reference: str = "scratch") ->
             panel.set_xlim(-0.5, len(SIZES) - 0.5)
             panel.set_ylim(0, 1)
             panel.grid(axis="x", visible=False)
-        axes[0].set_ylabel(HEADLINE)
+        axes[0].set_ylabel(f"{METRIC} (mean sensitivity)")
         handles, labels = axes[0].get_legend_handles_labels()
         for panel in axes[1:]:
             for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
