@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export PYTHONDONTWRITEBYTECODE :=
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo grid bench-stats test demo-check lint format smoke bench bench-overfit real-mr clean-venv
+.PHONY: demo grid bench-stats test demo-check ddp-test lint format smoke bench bench-overfit real-mr clean-venv
 
 demo: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES)
@@ -31,6 +31,10 @@ test: $(STAMP)
 # what the demo's scores are worth: against thresholding, random boxes, an untrained network, shuffled truth
 demo-check: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m pytest -m demo -s tests/demo
+
+# whole trainings by two processes on the CPU: what one would train, ended by a signal, a rank killed
+ddp-test: $(STAMP)
+	$(ONE_THREAD) $(BIN)/python -m pytest -m ddp tests/training/test_distributed.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -149,7 +149,7 @@ def test_sampled_counts(batch, positives, expected):
     classes = torch.full((2000,), -1)
     classes[torch.randperm(2000, generator=torch.Generator().manual_seed(0))[:positives]] = 0
     torch.manual_seed(0)
-    chosen, negative = SampledBceGiou().sample(torch.randn(2000, CLASSES), classes, batch)
+    chosen, negative = SampledBceGiou().sample(torch.randn(2000, CLASSES), classes.view(batch, -1))
     assert (len(set(chosen.tolist())), len(set(negative.tolist()))) == (len(chosen), len(negative)) == expected
     assert (classes[negative] == -1).all()
     assert not len(chosen) or chosen.max() < positives
@@ -164,7 +164,7 @@ def test_negatives_come_from_the_most_confident_ones_and_vary():
     drawn = set()
     for seed in range(60):
         torch.manual_seed(seed)
-        _, negative = SampledBceGiou(pool=4).sample(logits, classes, batch=1)
+        _, negative = SampledBceGiou(pool=4).sample(logits, classes[None])
         drawn |= set(negative.tolist())
     assert drawn == set(range(3, 3 + 4 * 6))  # int(3 x 2.03) = 6 negatives from a pool of 24
 
@@ -174,7 +174,7 @@ def test_positives_are_drawn_evenly():
     classes[50:] = -1
     for seed in range(300):
         torch.manual_seed(seed)
-        chosen, _ = SampledBceGiou().sample(torch.zeros(100, 1), classes, batch=1)
+        chosen, _ = SampledBceGiou().sample(torch.zeros(100, 1), classes[None])
         seen[chosen] += 1
     assert not seen[50:].any()
     assert seen[:50].min() > 30  # 300 x 10 draws of 50: 60 each on average
@@ -183,10 +183,10 @@ def test_positives_are_drawn_evenly():
 
 def test_sampling_takes_what_there_is():
     classes = torch.tensor([0, 1, -1])
-    chosen, negative = SampledBceGiou().sample(torch.zeros(3, CLASSES), classes, batch=4)
+    chosen, negative = SampledBceGiou().sample(torch.zeros(3, CLASSES), classes[None])
     assert sorted(chosen.tolist()) == [0, 1]
     assert negative.tolist() == [2]
-    _, negative = SampledBceGiou().sample(torch.zeros(2, CLASSES), classes[:2], batch=4)
+    _, negative = SampledBceGiou().sample(torch.zeros(2, CLASSES), classes[None, :2])
     assert negative.tolist() == []
 
 

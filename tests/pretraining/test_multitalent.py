@@ -5,7 +5,7 @@ from torch.nn import functional
 from detpretrain.errors import InputError
 from detpretrain.models.resenc import ResEnc
 from detpretrain.pretraining.contract import Source
-from detpretrain.pretraining.multitalent import MultiTalent, cross_entropy, soft_dice_loss
+from detpretrain.pretraining.multitalent import MultiTalent, class_sums, cross_entropies, dice_losses
 
 PATCH = (8, 12, 8)
 CHEST = Source("chest", ["CT"], ["lungs", "heart"], [[1], [2]], [], 9)
@@ -112,7 +112,7 @@ def test_a_batch_trains_the_stems_it_uses():
 def test_dice_is_counted_over_the_samples_that_annotate_the_class():
     logits, truth = noise(2, 2, 2, 2, 2), noise(2, 2, 2, 2, 2, seed=1) > 0
     known = noise(2, 1, 2, 2, 2, seed=2) > 0
-    found = soft_dice_loss(logits, truth, known)
+    found = dice_losses(class_sums(logits, truth, known))
     for number in range(2):
         overlap = total = 0.0
         for sample, z, y, x in torch.cartesian_prod(*[torch.arange(2)] * 4).tolist():
@@ -125,7 +125,7 @@ def test_dice_is_counted_over_the_samples_that_annotate_the_class():
 def test_cross_entropy_is_the_mean_over_annotated_voxels():
     logits, truth = noise(2, 2, 2, 2, 2), noise(2, 2, 2, 2, 2, seed=1) > 0
     known = noise(2, 1, 2, 2, 2, seed=2) > 0
-    for number, value in enumerate(cross_entropy(logits, truth, known)):
+    for number, value in enumerate(cross_entropies(class_sums(logits, truth, known))):
         chosen = known[:, 0]
         expected = functional.binary_cross_entropy_with_logits(
             logits[:, number][chosen], truth[:, number][chosen].float()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from detpretrain import jobs, leaves, study
 from detpretrain.errors import exit_on_input_error
+from detpretrain.training import distributed
 from detpretrain.training.finetune import Cell, finetune
 from detpretrain.training.runtime import Runtime
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
+    distributed.relaunch(chosen.config["runtime"].get("gpus", 0))
     defining = leaves.finetune(chosen, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     jobs.check_recipe("finetune", defining, arguments.recipe)
     detector = chosen.entry("detectors", arguments.detector)

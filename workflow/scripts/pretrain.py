@@ -4,6 +4,7 @@ from pathlib import Path
 
 from detpretrain import jobs, leaves, study
 from detpretrain.errors import exit_on_input_error
+from detpretrain.training import distributed
 from detpretrain.training.pretrain import Corpus, Outputs, Pretraining, pretrain
 from detpretrain.training.runtime import Runtime
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--preview", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
+    distributed.relaunch(chosen.config["runtime"].get("gpus", 0))
     defining = leaves.pretrain(chosen, arguments.init, arguments.backbone)
     jobs.check_recipe("pretrain", defining, arguments.recipe)
     job = Pretraining(

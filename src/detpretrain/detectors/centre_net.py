@@ -22,7 +22,7 @@ from detpretrain.detectors.losses import one_hot_labels, sigmoid_focal
 from detpretrain.detectors.retina_unet import total_stride
 from detpretrain.detectors.selection import Selection
 from detpretrain.errors import InputError
-from detpretrain.models import box_ops
+from detpretrain.models import box_ops, ranks
 from detpretrain.models.fpn import UFPN
 
 
@@ -162,7 +162,7 @@ def mined_focal(
 
 def box_losses(deltas: Tensor, positions: Tensor, boxes: Tensor) -> dict[str, Tensor]:
     """L1 of offset and logarithmic size and 1 - distance IoU, means over P positive positions, all ``[P, 6]``; 0 if P = 0."""
-    number = max(1, len(boxes))
+    number = ranks.per_rank(boxes.new_tensor(len(boxes)))
     distance = functional.l1_loss(deltas, box_ops.encode(boxes, positions), reduction="none")
     overlap = box_ops.paired_diou(box_ops.decode(deltas, positions), boxes)
     return {

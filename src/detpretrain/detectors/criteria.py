@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detpretrain.detectors.losses import one_hot_labels, sigmoid_focal
-from detpretrain.models import box_ops
+from detpretrain.models import box_ops, ranks
 
 
 def anchor_targets(matched: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -72,13 +72,14 @@ class FocalL1(nn.Module):
         }
 
     def _normaliser(self, positives: Tensor) -> Tensor:
-        positives = positives.clamp(min=1)
+        """The running number is that of the whole batch, a rank divides by its share."""
+        positives = ranks.total(positives).clamp(min=1)
         if not self.training:
-            return positives
+            return positives / ranks.number()
         started = self.positives > 0
         running = torch.where(started, self.momentum * self.positives + (1 - self.momentum) * positives, positives)
         self.positives.copy_(running)
-        return running
+        return running / ranks.number()
 
 
 class SampledBceGiou(nn.Module):
@@ -103,27 +104,46 @@ class SampledBceGiou(nn.Module):
     ) -> dict[str, Tensor]:
         classes, target_boxes = anchor_targets(matched, boxes, labels)
         logits = logits.flatten(0, 1)
-        chosen, negative = self.sample(logits.detach(), classes, batch=len(matched))
-        positive = (classes >= 0).nonzero()[:, 0]
-        used = torch.cat([positive[chosen], negative])
-        cls = functional.binary_cross_entropy_with_logits(logits[used], one_hot_labels(classes[used], logits.shape[-1]))
-        if len(chosen) == 0:
-            return {"cls": cls, "box": deltas.sum() * 0}
-        picked = positive[chosen]
+        chosen, negative = self.sample(logits.detach(), classes.view_as(matched))
+        picked = (classes >= 0).nonzero()[:, 0][chosen]
+        used = torch.cat([picked, negative])
+        wanted = one_hot_labels(classes[used], logits.shape[-1])
+        entropy = functional.binary_cross_entropy_with_logits(logits[used], wanted, reduction="sum")
         decoded = box_ops.decode(deltas[chosen], anchors[picked % len(anchors)])
-        return {"cls": cls, "box": -box_ops.paired_giou(decoded, target_boxes[chosen]).mean()}
+        overlap = box_ops.paired_giou(decoded, target_boxes[chosen])
+        return {
+            "cls": entropy / ranks.per_rank(logits.new_tensor(wanted.numel())),
+            "box": -overlap.sum() / ranks.per_rank(logits.new_tensor(len(chosen))) + deltas.sum() * 0,
+        }
 
-    def sample(self, logits: Tensor, classes: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """Chosen positives (as indices among the positives) and negatives (as indices of anchors).
+    def sample(self, logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Chosen positives (as indices among the positives) and negatives (as indices of anchors): ``[B * N, K], [B, N]``.
 
-        Draws come from torch's generator of the device, which the training loop seeds per step.
+        They are drawn from the batch of all ranks, by the first rank's draws; returned are this rank's own. Draws come from
+        torch's generator of the device, which the training loop seeds per step.
         """
-        positives = int((classes >= 0).sum())
-        wanted = min(positives, int(self.per_image * batch * self.positive_fraction))
-        chosen = torch.randperm(positives, device=logits.device)[:wanted]
-        background = (classes < 0).nonzero()[:, 0]
+        place = places_of_all(classes >= 0)
+        total = int(ranks.total((classes >= 0).sum()))
+        wanted = min(total, int(self.per_image * len(classes) * ranks.number() * self.positive_fraction))
+        drawn = ranks.first_s(torch.randperm(total, device=logits.device))[:wanted]
+        chosen = torch.isin(place, drawn).nonzero()[:, 0]
+        background = (classes.flatten() < 0).nonzero()[:, 0]
         number = max(1, int(max(1, wanted) * abs(1 - 1 / self.positive_fraction)))
-        pool = min(len(background), self.pool * number)
-        hardest = logits[background].amax(dim=1).topk(pool).indices
-        drawn = torch.randperm(pool, device=logits.device)[: min(number, pool)]
-        return chosen, background[hardest[drawn]]
+        values, own = logits[background].amax(dim=1).topk(min(len(background), self.pool * number))
+        parts = ranks.gather(values)
+        hardest = torch.cat(parts).topk(min(sum(map(len, parts)), self.pool * number)).indices
+        drawn = hardest[ranks.first_s(torch.randperm(len(hardest), device=logits.device))[:number]]
+        drawn = drawn - sum(map(len, parts[: ranks.own()]))  # this rank's are 0 .. len(own) - 1
+        return chosen, background[own[drawn[(drawn >= 0) & (drawn < len(own))]]]
+
+
+def places_of_all(positive: Tensor) -> Tensor:
+    """Of each positive ``[P]``, the place among those of the batch of all ranks: ``[B, N]`` bool of this rank's images.
+
+    Rank r holds the images r, r + ranks, ... of that batch, which counts its positives image by image.
+    """
+    counts = torch.stack(ranks.gather(positive.sum(dim=1)), dim=1)  # [B, ranks]
+    before = (counts.flatten().cumsum(0) - counts.flatten()).view_as(counts)[:, ranks.own()]
+    own = counts[:, ranks.own()]
+    within = torch.arange(int(own.sum()), device=positive.device) - (own.cumsum(0) - own).repeat_interleave(own)
+    return before.repeat_interleave(own) + within

@@ -18,7 +18,7 @@ from detpretrain.detectors.losses import sigmoid_focal
 from detpretrain.detectors.selection import LEAST_SIDE
 from detpretrain.detectors.set_matching import MatchingCosts, ObjectSets, centre_and_size, corners, match
 from detpretrain.errors import InputError
-from detpretrain.models import box_ops
+from detpretrain.models import box_ops, ranks
 from detpretrain.models.deformable_transformer import DeformableTransformer, ExtraQueries, SetPredictions
 
 LEAST_CANDIDATES = 12  # per patch
@@ -162,7 +162,7 @@ class DeformableDETR(nn.Module):
         return self.transformer(self.mapper([features[level] for level in self.levels]), extra)
 
     def _losses(self, logits: Tensor, boxes: Tensor, objects: ObjectSets) -> dict[str, Tensor]:
-        """Weighted losses of each layer, ``[layers]``, over the batch's number of objects (at least 1).
+        """Weighted losses of each layer, ``[layers]``, over the number of objects of all ranks (at least 1).
 
         ``logits [layers, B, Q, K]``, ``boxes [layers, B, Q, 6]``.
         """
@@ -174,7 +174,7 @@ class DeformableDETR(nn.Module):
         distance = functional.l1_loss(matched, truth, reduction="none").sum(-1)
         overlap = box_ops.paired_giou(corners(matched), corners(truth))
         per_layer = functional.one_hot(layer, len(logits)).to(boxes.dtype).T  # [layers, M]: sums in a fixed order
-        number = max(1, sum(objects.counts))
+        number = ranks.per_rank(logits.new_tensor(sum(objects.counts)))
         losses = {"cls": focal, "box": per_layer @ distance, "giou": per_layer @ (1 - overlap)}
         return {name: self.weights[name] * loss / number for name, loss in losses.items()}
 

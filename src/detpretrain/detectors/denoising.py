@@ -18,7 +18,7 @@ from torch.nn import functional
 from detpretrain.detectors.losses import sigmoid_focal
 from detpretrain.detectors.set_matching import ObjectSets, corners
 from detpretrain.errors import InputError
-from detpretrain.models import box_ops
+from detpretrain.models import box_ops, ranks
 from detpretrain.models.deformable_transformer import ExtraQueries
 
 
@@ -168,4 +168,4 @@ def denoising_loss(
     distance = functional.l1_loss(boxes, truth, reduction="none").sum(-1)
     overlap = box_ops.paired_giou(corners(boxes), corners(truth))
     wrong_box = (weights["box"] * distance + weights["giou"] * (1 - overlap)) * noised.positive
-    return (weights["cls"] * focal + wrong_box).sum() / max(1, noised.number)
+    return (weights["cls"] * focal + wrong_box).sum() / ranks.per_rank(logits.new_tensor(noised.number))

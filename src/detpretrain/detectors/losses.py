@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from detpretrain.models import ranks
+
 
 def sigmoid_focal(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
     """Focal loss (Lin et al., ICCV 2017), elementwise: ``logits, targets in {0, 1}`` of one shape -> that shape."""
@@ -17,10 +19,10 @@ def sigmoid_focal(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -
 
 
 def soft_dice(foreground: Tensor, target: Tensor, smooth_numerator: float, smooth_denominator: float = 1e-5) -> Tensor:
-    """1 - soft Dice over the whole batch (one sum for numerator and denominator): ``[B, D, H, W]`` twice -> scalar."""
+    """1 - soft Dice over the batch of all ranks (one sum for numerator and denominator): ``[B, D, H, W]`` twice -> scalar."""
     target = target.to(foreground.dtype)
-    intersection = (foreground * target).sum()
-    total = foreground.sum() + target.sum()
+    sums = torch.stack([(foreground * target).sum(), foreground.sum() + target.sum()])
+    intersection, total = ranks.total(sums)
     return 1 - (2 * intersection + smooth_numerator) / (total + smooth_denominator)
 
 

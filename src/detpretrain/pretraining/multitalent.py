@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detpretrain.errors import InputError
+from detpretrain.models import ranks
 from detpretrain.pretraining.contract import Citation, Panel, Score, Source
 
 DEFAULT_STEM = "CT"
+SUMS = 5  # of ``class_sums``
 SMOOTH = 1e-5  # of the soft Dice, as nnU-Net's
 
 
@@ -91,13 +93,17 @@ class MultiTalent(nn.Module):
         self, images: Sequence[Tensor], targets: Sequence[Tensor], annotated: Sequence[Tensor], sources: Sequence[int]
     ) -> dict[str, Tensor]:
         """Dice over the samples that annotate a class, and binary cross-entropy; means over the batch's annotated classes."""
-        dice, entropy = [], []
+        sums = images[0].new_zeros(SUMS, self.outputs[-1].stop)
         for source, logits in self.logits(images, sources).items():
             truth, known = _stacked(targets, annotated, sources, source)
             with torch.autocast(logits.device.type, enabled=False):
-                dice.append(soft_dice_loss(logits.float(), truth, known))
-                entropy.append(cross_entropy(logits.float(), truth, known))
-        return {"dice": torch.cat(dice).mean(), "bce": torch.cat(entropy).mean()}
+                found = class_sums(logits.float(), truth, known)
+            # samples of every data set may lie on any rank: a class's sums have their place whatever this rank got to see
+            after = self.outputs[-1].stop - self.outputs[source].stop
+            sums = sums + functional.pad(found, (self.outputs[source].start, after))
+        sums = ranks.total(sums)
+        seen = sums[-1] > 0
+        return {"dice": dice_losses(sums)[seen].mean(), "bce": cross_entropies(sums)[seen].mean()}
 
     def assess(
         self, images: Sequence[Tensor], targets: Sequence[Tensor], annotated: Sequence[Tensor], sources: Sequence[int]
@@ -158,19 +164,31 @@ class MultiTalent(nn.Module):
         return x
 
 
-def soft_dice_loss(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """``1 - Dice`` per class over the whole batch: ``[n, K, D, H, W]`` logits and truth, ``known [n, 1, D, H, W]`` -> ``[K]``."""
+def class_sums(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """What the losses of a data set's classes are made of, summed over annotated voxels: ``[SUMS, K]``.
+
+    Overlap of found and true, found plus true, binary cross-entropy, annotated voxels, samples. ``[n, K, D, H, W]`` logits and
+    truth, ``known [n, 1, D, H, W]``.
+    """
     axes = (0, 2, 3, 4)
-    found, truth = logits.sigmoid() * known, (truth & known).float()
-    overlap = (found * truth).sum(axes)
-    return 1 - (2 * overlap + SMOOTH) / (found.sum(axes) + truth.sum(axes) + SMOOTH)
+    found, marked = logits.sigmoid() * known, (truth & known).float()
+    entropy = functional.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none") * known
+    voxels, samples = (
+        known.sum().expand(logits.shape[1]),
+        known.new_full(logits.shape[1:2], len(logits), dtype=torch.float32),
+    )
+    parts = [(found * marked).sum(axes), found.sum(axes) + marked.sum(axes), entropy.sum(axes), voxels, samples]
+    return torch.stack([part.float() for part in parts])
 
 
-def cross_entropy(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """Binary cross-entropy per class, mean over the annotated voxels: ``[K]``; 0 when there is none."""
-    axes = (0, 2, 3, 4)
-    loss = functional.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none") * known
-    return loss.sum(axes) / known.sum().clamp(min=1)
+def dice_losses(sums: Tensor) -> Tensor:
+    """``1 - Dice`` per class over the whole batch: ``class_sums [SUMS, K] -> [K]``."""
+    return 1 - (2 * sums[0] + SMOOTH) / (sums[1] + SMOOTH)
+
+
+def cross_entropies(sums: Tensor) -> Tensor:
+    """Binary cross-entropy per class, mean over the annotated voxels: ``[SUMS, K] -> [K]``; 0 when there is none."""
+    return sums[2] / sums[3].clamp(min=1)
 
 
 def _check(sources: Sequence[Source], stems: str) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from detpretrain.errors import InputError
 from detpretrain.loading.augmentation import Augmentation
+from detpretrain.models import ranks
 from detpretrain.pretraining import voco_crops
 from detpretrain.pretraining.contract import Citation, Panel, Score
 
@@ -185,8 +186,8 @@ def prediction_loss(predicted: Tensor, overlap: Tensor) -> Tensor:
     """
     positive = -torch.log(1 - (overlap - predicted).abs() + 1e-6)
     apart = overlap == 0
-    negative = (predicted**2 * apart).sum() / apart.sum().clamp(min=1)
-    return (positive * overlap).sum() / overlap.sum() + negative
+    negative = (predicted**2 * apart).sum() / ranks.per_rank(apart.sum())
+    return (positive * overlap).sum() / ranks.per_rank(overlap.sum(), at_least=0.0) + negative
 
 
 def mean_similarity(bases: Tensor) -> Tensor:

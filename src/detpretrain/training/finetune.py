@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from detpretrain.files import digest, read_json
 from detpretrain.folds import read_fold
 from detpretrain.loading import batches
 from detpretrain.loading.patches import PatchSample
+from detpretrain.models import ranks
 from detpretrain.models.factory import build_backbone
-from detpretrain.training import adaptation, checkpoints, citations, neck_weights
+from detpretrain.training import adaptation, checkpoints, citations, distributed, neck_weights
 from detpretrain.training.lock import CellLock
 from detpretrain.training.logging import write_log
 from detpretrain.training.loop import Run, add_losses, fit, means
@@ -69,8 +70,9 @@ def finetune(
     """Trains the cell (or goes on with it) and writes ``model.pth`` and ``log.csv``."""
     started = time.monotonic()
     recipe = Recipe.from_entry(cell.recipe_name, cell.recipe)
-    with CellLock(work):
-        device = runtime.prepare(recipe.threads)
+    with distributed.joined(runtime.device) as place, distributed.held_by_first(CellLock(work)):
+        distributed.check_batch(cell.recipe_name, recipe.batch_size, recipe.accumulate)
+        device = replace(runtime, device=place).prepare(recipe.threads)
         index, split = read_json(preprocessed / "index.json"), read_fold(splits, cell.fold)
         plan = index["plan"]
         torch.manual_seed(seeds.derive(cell.seed, cell.name, "initialisation"))
@@ -101,6 +103,9 @@ def finetune(
             signature=f"{cell.signature}-{digest(inputs)}",
         )
         rows = fit(run, runtime.budget_minutes)
+        together = ranks.number()
+        if not distributed.leave():
+            return
         record = provenance.record(
             cell.signature,
             ["detpretrain.training.finetune", *provenance.class_modules(cell.detector, cell.backbone, cell.recipe)],
@@ -109,6 +114,7 @@ def finetune(
             device=str(device),
             precision=used(recipe.precision, device),
             threads=recipe.threads,
+            processes=together,
             seconds=round(time.monotonic() - started, 1),
             peak_memory_mib=peak_memory_mib(device),
         )
@@ -179,16 +185,16 @@ def validate(detector: nn.Module, stream: PatchStream, classes: int) -> dict[str
     cases: list[Case] = []
     for step, (images, targets) in enumerate(stream.validation()):
         add_losses(sums, detector(images, targets))
-        cases += patch_cases(step, detector.predict(images), targets)
-    scores = metrics.evaluate(cases, classes)
+        cases += patch_cases(step * ranks.number() + ranks.own(), detector.predict(images), targets)
+    scores = metrics.evaluate([case for part in ranks.gather_objects(cases) for case in part], classes)
     return {**means(sums, stream.validation_passes), "ap": scores["AP@0.10"] or 0.0}
 
 
-def patch_cases(step: int, detections: list, targets: Targets) -> list[Case]:
+def patch_cases(batch: int, detections: list, targets: Targets) -> list[Case]:
     """The patches of one batch as evaluation cases."""
     return [
         Case(
-            image_id=f"{step}-{place}",
+            image_id=f"{batch}-{place}",
             gt_boxes=boxes.cpu().numpy(),
             gt_labels=labels.cpu().numpy(),
             gt_ignore=torch.zeros(len(boxes), dtype=torch.bool).numpy(),

@@ -12,12 +12,13 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from detpretrain.files import atomic_path, write_json
+from detpretrain.models import ranks
 
 PROGRESS_SECONDS = 10.0
 
 
 class Log:
-    """Rows of a run. Everything but the rows themselves is for people who watch."""
+    """Rows of a run. Everything but the rows themselves is for people who watch, and of several ranks the first one's."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -32,6 +33,8 @@ class Log:
         print(f"resumed at step {step}", flush=True)
 
     def progress(self, step: int, total: int, means: dict[str, float]) -> None:
+        if not ranks.is_first():
+            return
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(total=total, initial=self._first_step, unit="step", dynamic_ncols=True)
@@ -43,6 +46,8 @@ class Log:
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         self.rows.append(row)
+        if not ranks.is_first():
+            return
         if self._writer is None:
             self._writer = SummaryWriter(self.work / "tensorboard", purge_step=self._first_step or None)
         for name, value in row.items():

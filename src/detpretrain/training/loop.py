@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 
 from detpretrain import seeds
 from detpretrain.errors import InputError
+from detpretrain.models import ranks
 from detpretrain.models.channels_last import channels_last
-from detpretrain.training import checkpoints
+from detpretrain.training import checkpoints, distributed
 from detpretrain.training.logging import Log
 from detpretrain.training.phases import freeze, frozen_parts, phase_at
 from detpretrain.training.precision import autocast, used
@@ -75,7 +77,7 @@ def fit(run: Run, budget_minutes: float | None = None) -> list[dict[str, float]]
             saved = loop.step % run.recipe.steps_per_epoch == 0
             if saved:
                 loop.end_epoch()
-            status = STOPPED_BY_SIGNAL if terminated() else STOPPED_BY_BUDGET if time.monotonic() > deadline else None
+            status = loop.asked_to_stop(terminated(), time.monotonic() > deadline)
             if status and loop.step < run.recipe.total_steps:
                 if not saved:
                     loop.save()
@@ -128,10 +130,11 @@ class _Loop:
             batch = next(self.stream)
             # after the batch: a loader draws from torch's generator when it starts, and a resumed run starts one elsewhere
             torch.manual_seed(seeds.derive(*self.run.seed, "step", self.step, part))
-            with self.autocast:
-                losses = self.model(*batch)
-            total = add_losses(self.sums, losses)
-            self.scaler.scale(total / recipe.accumulate).backward()
+            with self._gradients_of_all(part == recipe.accumulate - 1):
+                with self.autocast:
+                    losses = self.replica(*batch)
+                total = add_losses(self.sums, losses)
+                self.scaler.scale(total / recipe.accumulate).backward()
         if recipe.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
@@ -141,6 +144,14 @@ class _Loop:
         if self.step % CHECK_EVERY == 0:
             self._check_finite()
             self.log.progress(self.step, recipe.total_steps, self._means())
+
+    def asked_to_stop(self, terminated: bool, late: bool) -> int | None:
+        """Exit status of a run that has to end now; several ranks look every few steps and end together."""
+        if ranks.number() > 1:
+            if self.step % CHECK_EVERY and self.step % self.recipe.steps_per_epoch:
+                return None
+            terminated, late = ranks.any_of(terminated), ranks.any_of(late)
+        return STOPPED_BY_SIGNAL if terminated else STOPPED_BY_BUDGET if late else None
 
     def end_epoch(self) -> None:
         self._check_finite()
@@ -164,6 +175,9 @@ class _Loop:
 
     def save(self) -> None:
         self._check_finite()
+        self.sums = {name: ranks.total(value) / ranks.number() for name, value in self.sums.items()}
+        if not ranks.is_first():
+            return
         state = {
             "signature": self.run.signature,
             "step": self.step,
@@ -189,16 +203,23 @@ class _Loop:
         freeze(self.trainable, self.still)
         self.optimizer = self.recipe.build_optimizer(self.model)
         self.scales = [group["scale"] for group in self.optimizer.param_groups]
+        self.replica = distributed.replicated(self.model)  # anew: it looks once at what is trained
+
+    def _gradients_of_all(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Of several passes of a step the ranks exchange gradients after the last one."""
+        return contextlib.nullcontext() if last or ranks.number() == 1 else self.replica.no_sync()
 
     def _resume(self) -> None:
         """Starts at the saved step, or at the first one."""
         path = self.run.work / "last.pth"
         state = checkpoints.load(path, self.run.device) if path.exists() else None
+        ranks.wait()  # before the first one may discard it
         if state and state["signature"] != self.run.signature:
             # a state of another recipe or of other input is of no use to this run: its result would be a mixture
             print(f"{path}: of another recipe or other input, discarded", flush=True)
-            path.unlink()
             state = None
+            if ranks.is_first():
+                path.unlink()
         self.step = state["step"] if state else 0
         self._start_phase()
         if state is None:
@@ -246,7 +267,9 @@ def add_losses(sums: dict[str, Tensor], losses: Mapping[str, Tensor]) -> Tensor:
 
 
 def means(sums: Mapping[str, Tensor], passes: int) -> dict[str, float]:
-    return {name: float(value) / passes for name, value in sums.items()}
+    """Over the passes, and over the ranks."""
+    values = ranks.total(torch.stack(list(sums.values()))) / ranks.number()
+    return {name: float(value) / passes for name, value in zip(sums, values, strict=True)}
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from detpretrain.files import digest, read_json
 from detpretrain.folds import read_fold
 from detpretrain.loading import batches
 from detpretrain.loading.patches import PatchSample
+from detpretrain.models import ranks
 from detpretrain.models.factory import build_backbone
 from detpretrain.pretraining.contract import Source, check_suits
 from detpretrain.tasks import Task
-from detpretrain.training import adaptation, assessment
+from detpretrain.training import adaptation, assessment, distributed
 from detpretrain.training.lock import CellLock
 from detpretrain.training.logging import write_log
 from detpretrain.training.loop import Run, add_losses, fit, means
@@ -73,8 +74,9 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
     """
     started = time.monotonic()
     recipe = Recipe.from_entry(job.recipe_name, job.recipe)
-    with CellLock(work):
-        device = runtime.prepare(recipe.threads)
+    with distributed.joined(runtime.device) as place, distributed.held_by_first(CellLock(work)):
+        distributed.check_batch(job.recipe_name, recipe.batch_size, recipe.accumulate)
+        device = replace(runtime, device=place).prepare(recipe.threads)
         sources = [patch_source(corpus) for corpus in corpora]
         plan = common_plan(sources)
         torch.manual_seed(seeds.derive(job.seed, job.name, "initialisation"))
@@ -104,6 +106,9 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
             signature=f"{job.signature}-{digest(inputs)}",
         )
         rows = fit(run, runtime.budget_minutes)
+        together = ranks.number()
+        if not distributed.leave():
+            return
         record = provenance.record(
             job.signature,
             ["detpretrain.training.pretrain", *provenance.class_modules(job.method, job.backbone, job.recipe)],
@@ -111,6 +116,7 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
             device=str(device),
             precision=used(recipe.precision, device),
             threads=recipe.threads,
+            processes=together,
             seconds=round(time.monotonic() - started, 1),
             peak_memory_mib=peak_memory_mib(device),
         )

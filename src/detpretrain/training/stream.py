@@ -10,6 +10,7 @@ from typing import Any
 from detpretrain.loading import augmentation, batches
 from detpretrain.loading.mixture import Mixture
 from detpretrain.loading.patches import Patches, PatchSample
+from detpretrain.models import ranks
 from detpretrain.training.loop import Batch
 from detpretrain.training.recipe import Recipe
 
@@ -24,7 +25,7 @@ class PatchSource:
 
 
 class PatchStream:
-    """Patches of preprocessed data sets, made into batches of the model.
+    """Patches of preprocessed data sets, made into batches of the model: of several ranks each gets its part of every batch.
 
     Args:
         sources: one data set, or several to mix; of one patch size.
@@ -76,5 +77,6 @@ class PatchStream:
         return batches.iterate(self._training, 0, passes, 0, self.recipe.accumulate)
 
     def _batches(self, patches: Mixture, first: int, passes: int) -> Iterator[Batch]:
-        for samples in batches.iterate(patches, first, passes, self.workers, self.recipe.accumulate):
+        own = (ranks.own(), ranks.number())
+        for samples in batches.iterate(patches, first, passes, self.workers, self.recipe.accumulate, *own):
             yield self.to_batch(samples)
