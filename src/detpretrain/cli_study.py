@@ -92,7 +92,10 @@ def rerun(
     command = again.command(found, config, dry_run, ctx.meta["after"])
     sys.stdout.flush()
     # in place of this process, so that Ctrl-C, signals and the exit status are Snakemake's
-    os.execv(command[0], command)
+    try:
+        os.execv(command[0], command)
+    except OSError as error:
+        raise InputError(f"snakemake cannot be started ({error.strerror}): name fewer cells, --stale FILTER") from None
 
 
 @app.command()

@@ -21,15 +21,16 @@ CHAIN = ("pretrain", "finetune", "predict", "evaluate")
 
 @dataclass(frozen=True)
 class Order:
-    """A cell to bring up to date: its target, the first stage to run again and that stage's files.
+    """A cell to bring up to date.
 
-    ``target``: ``metrics.json`` of the cell; ``forced``: results of the stage, which may be a pre-training's.
+    ``target``: its ``metrics.json``; ``stage``: the first one to run again; ``forced``: a result of that stage, which may be
+    the pre-training's. One file is enough to force a job, and a command line is not endless.
     """
 
     cell: str
     target: Path
     stage: str
-    forced: tuple[Path, ...]
+    forced: Path
 
 
 def orders(study: Study) -> tuple[list[Order], list[str]]:
@@ -56,9 +57,9 @@ def _order(study: Study, cell: Cell, stale: Mapping[str, str], source: Now | Non
     if first == "pretrain" and source is not None and source.state != FRESH:
         init, backbone = source.name.split("/")
         made = trainings.of_pretraining(study, init, backbone)
-        return Order(cell.path, target, first, _files(made, 0))
+        return Order(cell.path, target, first, _result(made, 0))
     place = _resumed(training, max(CHAIN.index(first) - 1, 0), target)
-    return Order(cell.path, target, training.stages[place].name, _files(training, place))
+    return Order(cell.path, target, training.stages[place].name, _result(training, place))
 
 
 def _resumed(training: Training, place: int, target: Path) -> int:
@@ -74,13 +75,13 @@ def _resumed(training: Training, place: int, target: Path) -> int:
     return place
 
 
-def _files(training: Training, place: int) -> tuple[Path, ...]:
-    return tuple(training.folder / name for name in sorted(training.stages[place].results))
+def _result(training: Training, place: int) -> Path:
+    return training.folder / min(training.stages[place].results)
 
 
 def command(found: Sequence[Order], config: Sequence[Path], dry_run: bool, arguments: Sequence[str]) -> list[str]:
     """Snakemake on exactly these cells; ``arguments`` are the user's own."""
-    forced = sorted({str(path) for order in found for path in order.forced})
+    forced = sorted({str(order.forced) for order in found})
     return [
         *(sys.executable, "-m", "snakemake"),
         *(str(order.target) for order in found),
