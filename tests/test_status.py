@@ -171,3 +171,6 @@ def test_finished_cell_keeps_its_state_unless_it_is_trained_again(chosen, cells)
     training = trainings.of_cell(chosen, cells[0])
     (training.folder / "model.pth").unlink()  # as Snakemake does before it trains again
     assert now(chosen)[cells[0].path].state == "failed"
+    training.stages[0].log.unlink()
+    write_text(training.work / "last.pth", "")  # stopped: the older result is still what there is
+    assert now(chosen)[cells[0].path].state == "recipe changed"

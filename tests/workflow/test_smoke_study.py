@@ -152,7 +152,7 @@ def test_results_logs_and_work_lie_where_status_looks_for_them(finished):
     cells, pretrainings = trainings.of_study(chosen)
     for training in (*cells, *pretrainings):
         assert training.finished()
-        assert (training.work / "progress.json").is_file()
+        assert (training.work / "tensorboard").is_dir()
         assert all(stage.log.is_file() for stage in training.stages)
 
 
