@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from detpretrain import provenance, status, study, trainings
@@ -13,11 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 OLD = {"source": "old"}
 
 
+@cache
+def _smoke():
+    return study.load([ROOT / "config" / "smoke.yaml"], ROOT)
+
+
 def smoke_study(place):
-    """The smoke study with its results in ``place``."""
-    file = place / "place.yaml"
-    file.write_text(f"pathvars: {{results: {place / 'results'}}}\n")
-    return study.load([ROOT / "config" / "smoke.yaml", file], ROOT), file
+    """The smoke study with its results in ``place``, and the file that says so to a command."""
+    file, results = place / "place.yaml", str(place / "results")
+    file.write_text(f"pathvars: {{results: {results}}}\n")
+    return replace(_smoke(), config={**_smoke().config, "pathvars": {"results": results}}), file
 
 
 def finish_cell(chosen, cell, **changed):
