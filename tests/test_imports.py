@@ -9,13 +9,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "detpretrain"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-ENDS = ("cli", "doctor", "study_report")  # import anything, and nothing else imports them
+ENDS = ("cli", "cli_study", "doctor", "study_report")  # import anything, and nothing else imports them
 
 # Parts of the package (its folders and single modules) from the ground up: each imports its own layer and lower ones.
 LAYERS = (
     {
         "errors",
         "files",
+        "lock_file",
         "build",
         "seeds",
         "boxes",
@@ -34,8 +35,20 @@ LAYERS = (
     {"training", "inference"},
 )
 # The study's configuration stands beside them: what computes results is given values and never looks a study up.
-CONFIGURATION = {"study", "selector", "leaves", "jobs", "status", "status_table"}
-CONFIGURATION_USES = {"errors", "files", "provenance", "hub", "pretraining_kinds"}
+CONFIGURATION = {
+    "study",
+    "selector",
+    "leaves",
+    "jobs",
+    "trainings",
+    "attempts",
+    "status",
+    "status_table",
+    "watch",
+    "clean",
+    "rerun",
+}
+CONFIGURATION_USES = {"errors", "files", "lock_file", "provenance", "hub", "pretraining_kinds"}
 NEVER = {
     "pretraining": {"detectors"},
     "detectors": {"pretraining"},

@@ -1,12 +1,17 @@
 import json
+import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from detpretrain import provenance, status, study
+from detpretrain import provenance, status, study, trainings
 from detpretrain.cli import app
+from detpretrain.files import write_json, write_text
+from detpretrain.lock_file import process_start
 from detpretrain.status_table import print_status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,8 +57,8 @@ def test_states_by_row_and_what_is_not_fresh(smoke):
     console = Console(width=120, record=True)
     print_status(smoke, console)
     lines = [line.split() for line in console.export_text().splitlines()]
-    assert ["smoke_nodules", "retina_unet_resenc", "mae", "seed0", "1", "1", "1", "0", "yes"] in lines
-    assert ["smoke_nodules", "retina_unet_resenc", "scratch", "seed0", "2", "0", "0", "1", "no"] in lines
+    assert ["smoke_nodules", "retina_unet_resenc", "mae", "seed0", "1", "1", "1", "0", "0", "0", "yes"] in lines
+    assert ["smoke_nodules", "retina_unet_resenc", "scratch", "seed0", "2", "0", "0", "0", "0", "1", "no"] in lines
     listed = {line[0].rstrip(":"): " ".join(line[1:]) for line in lines if line and line[0].endswith("-seed0:")}
     assert listed == {
         mae[1].path: "predict: source changed; pretrain: recipe changed",
@@ -61,6 +66,59 @@ def test_states_by_row_and_what_is_not_fresh(smoke):
         scratch[2].path: "missing",
     }
     assert ["pre-training", "mae", "of", "resenc:", "missing"] in lines
+
+
+def lock(work, **changes):
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_start(os.getpid()), "job": "7"}
+    write_json(work / "lock.json", holder | changes)
+
+
+def test_what_runs_and_what_failed_is_listed(smoke):
+    running, failed, stopped = (trainings.of_cell(smoke, cell) for cell in smoke.cells[:3])
+    lock(running.work)
+    write_json(running.work / "progress.json", {"step": 20, "total": 90, "time": 1.0})
+    write_text(failed.stages[0].log, "error: [no] such file\n")
+    write_text(stopped.work / "last.pth", "")
+    lock(trainings.of_pretraining(smoke, "mae", "resenc").work)
+    console = Console(width=300, record=True)
+    print_status(smoke, console)
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    where = f"on {socket.gethostname()}, process {os.getpid()}"
+    assert f"{running.name}: running: step 20 of 90 {where}" in lines
+    assert f"{failed.name}: failed: finetune: error: [no] such file" in lines
+    assert f"{stopped.name}: missing: finetune: interrupted, goes on where it stopped" in lines
+    assert f"pre-training mae of resenc: running: before its first steps {where}" in lines
+    (row,) = [line.split() for line in lines if line.startswith("smoke_nodules retina_unet_resenc mae seed0")]
+    assert row[4:] == ["0", "0", "0", "1", "1", "1", "no"]
+
+
+def test_json_tells_every_cell_and_what_runs(repository, smoke):
+    record(smoke, smoke.cells[0], evaluate={"source": "old"})
+    running = trainings.of_cell(smoke, smoke.cells[1])
+    lock(running.work, host="elsewhere", pid=4)
+    beat = time.time() - 50
+    os.utime(running.work / "lock.json", (beat, beat))
+    write_json(running.work / "progress.json", {"step": 20, "total": 90, "time": 1.0})
+    result = CliRunner().invoke(app, ["status", "--json", "--config", "config/smoke.yaml"])
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert list(told) == ["study", "counts", "cells", "pretrainings", "rows"]
+    counts = {"fresh": 0, "source changed": 1, "recipe changed": 0, "running": 1, "failed": 0, "missing": 4}
+    assert told["counts"] == counts
+    stale, held, *others = told["cells"]
+    assert stale == {
+        "path": smoke.cells[0].path, "state": "source changed", "stages": {"evaluate": "source changed"}, "running": None,
+    }  # fmt: skip
+    run = held.pop("running")
+    assert held == {"path": running.name, "state": "running", "stages": {}}
+    assert 50 <= run.pop("heartbeat_age") < 60
+    assert run == {"host": "elsewhere", "pid": 4, "job": "7", "since": None, "step": 20, "total": 90}
+    assert {cell["state"] for cell in others} == {"missing"}
+    assert told["pretrainings"] == [{"path": "mae/resenc", "state": "missing", "stages": {}, "running": None}]
+    assert told["rows"] == [{"path": row.path, "pooled": False} for row in smoke.rows]
+    (running.work / "progress.json").unlink()
+    told = json.loads(CliRunner().invoke(app, ["status", "--json", "--config", "config/smoke.yaml"]).stdout)
+    assert told["cells"][1]["running"]["step"] is None
 
 
 def test_the_command_reads_the_study_of_the_current_directory(repository, smoke):

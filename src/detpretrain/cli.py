@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from detpretrain import cli_study
 from detpretrain.errors import InputError
 
 
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 task = typer.Typer(no_args_is_help=True, help="Canonical task folders.")
 checkpoint = typer.Typer(no_args_is_help=True, help="Checkpoints and models.")
+app.add_typer(cli_study.app)
 app.add_typer(task, name="task")
 app.add_typer(checkpoint, name="checkpoint")
 
@@ -212,84 +214,6 @@ def task_nnunet(
     from detpretrain.datasets.nnunet_folder import entries
 
     print(yaml.safe_dump(entries(folder), sort_keys=False), end="")
-
-
-@app.command()
-def status(
-    config: Annotated[
-        list[Path], typer.Option(help="Study file; again for one that overrides it.", show_default=True)
-    ] = [Path("config/demo.yaml")],  # noqa: B006 (typer copies it)
-) -> None:
-    """Which cells of a study are fresh, made by other source, by another recipe, or missing; run it in the repository."""
-    from rich.console import Console
-
-    from detpretrain import study
-    from detpretrain.status_table import print_status
-
-    print_status(study.load(config, Path.cwd()), Console())
-
-
-@app.command()
-def report(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives comparison/ and report/.")],
-    config: Annotated[
-        list[Path], typer.Option(help="Study file; again for one that overrides it.", show_default=True)
-    ] = [Path("config/demo.yaml")],  # noqa: B006 (typer copies it)
-    only: Annotated[str | None, typer.Option(help="A part of the study, as in snakemake --config only=...")] = None,
-) -> None:
-    """Tables, figures and report.html of the rows that are finished so far; run it in the repository.
-
-    The workflow makes its report when every cell is there. This one says what is missing, and touches none of its files.
-    """
-    from detpretrain import selector
-    from detpretrain.study_report import report_so_far
-
-    root = Path.cwd()
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: is a file: give a folder")
-    missing = report_so_far(selector.load(config, root, only), root, output)
-    for name in missing:
-        print(f"missing: {name}")
-    print(output / "report" / "report.html")
-
-
-@app.command()
-def doctor(
-    configfile: Annotated[
-        list[Path],
-        typer.Option(
-            "--configfile", "--config", help="Study file; again for one that overrides it.", show_default=True
-        ),
-    ] = [Path("config/demo.yaml")],  # noqa: B006 (typer copies it)
-    only: Annotated[str | None, typer.Option(help="A part of the study, as in snakemake --config only=...")] = None,
-    profile: Annotated[Path | None, typer.Option(help="The profile folder that Snakemake will be given.")] = None,
-    online: Annotated[bool, typer.Option("--online", help="Ask the Hub for the checkpoints to be fetched.")] = False,
-    steps_per_second: Annotated[
-        float | None, typer.Option(min=1e-6, help="Of fine-tunings, where no finished cell tells.")
-    ] = None,
-    pretraining_steps_per_second: Annotated[
-        float | None, typer.Option(min=1e-6, help="Of pre-trainings, which no finished one tells.")
-    ] = None,
-) -> None:
-    """What a study needs and what of it is there: software, machine, data, room, hours; status 1 when something blocks it."""
-    from rich.console import Console
-
-    from detpretrain import selector
-    from detpretrain.doctor.examination import examine, print_topics
-
-    root = Path.cwd()
-    chosen = selector.load(configfile, root, only)
-    topics = examine(
-        chosen,
-        root,
-        profile=profile,
-        online=online,
-        steps_per_second=steps_per_second,
-        pretraining_steps_per_second=pretraining_steps_per_second,
-    )
-    print_topics(chosen, topics, Console())
-    if any(topic.blocked for topic in topics):
-        raise typer.Exit(1)
 
 
 @checkpoint.command("inspect")

@@ -1,4 +1,7 @@
-"""Which cells of a study are fresh, made by other source, made by another recipe, or missing. Nothing is run."""
+"""Which cells and pre-trainings of a study are fresh, made by other source, made by another recipe, running, failed or missing.
+
+Nothing is run. ``cell_states`` judges results alone; ``now`` looks at what is being made as well.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detpretrain import leaves, provenance
+from detpretrain import leaves, provenance, trainings
+from detpretrain.attempts import Attempt, Run, attempts
 from detpretrain.files import read_json
 from detpretrain.study import Cell, Study
 
 FRESH, SOURCE, RECIPE, MISSING = "fresh", "source changed", "recipe changed", "missing"
+RUNNING, FAILED = "running", "failed"
+STATES = (FRESH, SOURCE, RECIPE, RUNNING, FAILED, MISSING)
+INTERRUPTED = "interrupted, goes on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,39 @@ class CellState:
     state: str
     stages: Mapping[str, str]
     recorded: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Now:
+    """A cell or a pre-training at this moment; ``name``: the cell's path or ``INIT/BACKBONE``; ``stages``: why, by stage."""
+
+    name: str
+    state: str
+    stages: Mapping[str, str]
+    run: Run | None = None
+
+
+def now(study: Study, states: Sequence[CellState]) -> tuple[list[Now], list[Now]]:
+    """Cells and pre-trainings, in the order of ``study.cells`` and ``study.pretrainings``; ``states``: ``cell_states``."""
+    cells, pretrainings = trainings.of_study(study)
+    found = attempts([*cells, *pretrainings])
+    judged = [(state.state, state.stages) for state in states]
+    judged += [pretraining_state(study, init, backbone) for init, backbone in study.pretrainings]
+    names = [training.name for training in (*cells, *pretrainings)]
+    moments = [_now(*three) for three in zip(names, judged, found, strict=True)]
+    return moments[: len(cells)], moments[len(cells) :]
+
+
+def _now(name: str, judged: tuple[str, Mapping[str, str]], attempt: Attempt) -> Now:
+    """An attempt outweighs what is there of earlier ones."""
+    state, stages = judged
+    if attempt.run is not None:
+        return Now(name, RUNNING, stages, attempt.run)
+    if attempt.failed is not None:
+        return Now(name, FAILED, dict([attempt.failed]))
+    if attempt.interrupted is not None and state == MISSING:
+        return Now(name, MISSING, {attempt.interrupted: INTERRUPTED})
+    return Now(name, state, stages)
 
 
 def cell_states(study: Study) -> list[CellState]:
@@ -36,15 +76,30 @@ def cell_state(study: Study, cell: Cell) -> CellState:
     recorded = read_json(path)["provenance"]
     # the checkpoint's provenance travels inside that of the fine-tuning that started from it
     recorded["pretrain"] = recorded.get("finetune", {}).get("pretrain") or {}
+    state, stages = _judge(expected(study, cell), recorded)
+    return CellState(cell, state, stages, recorded)
+
+
+def pretraining_state(study: Study, init: str, backbone: str) -> tuple[str, Mapping[str, str]]:
+    """Of its results, by what ``assessment.json`` records: the state, and the reason by stage."""
+    folder = study.folder / "pretrained" / init / backbone
+    path = folder / "assessment.json"
+    if not (path.exists() and (folder / "checkpoint.pth").exists()):
+        return MISSING, {}
+    return _judge({"pretrain": _pretrain(study, init, backbone)}, {"pretrain": read_json(path)["provenance"]})
+
+
+def _judge(
+    expected: Mapping[str, tuple[str, tuple[str, ...]]], recorded: Mapping[str, Any]
+) -> tuple[str, dict[str, str]]:
     stages = {}
-    for stage, (recipe, modules) in expected(study, cell).items():
+    for stage, (recipe, modules) in expected.items():
         found = recorded.get(stage, {})
         if found.get("recipe") != recipe:
             stages[stage] = RECIPE
         elif found.get("source") != provenance.source_hash(modules):
             stages[stage] = SOURCE
-    worst = RECIPE if RECIPE in stages.values() else SOURCE if stages else FRESH
-    return CellState(cell, worst, stages, recorded)
+    return RECIPE if RECIPE in stages.values() else SOURCE if stages else FRESH, stages
 
 
 def expected(study: Study, cell: Cell) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -63,10 +118,14 @@ def expected(study: Study, cell: Cell) -> dict[str, tuple[str, tuple[str, ...]]]
         "evaluate": (leaves.recipe("evaluate", {}), ("detpretrain.inference.scoring",)),
     }
     if study.needs_pretraining(cell.init):
-        pretrain = leaves.pretrain(study, cell.init, study.entry("detectors", cell.detector)["backbone"])
-        modules = ("detpretrain.training.pretrain", *provenance.class_modules(pretrain))
-        stages["pretrain"] = (leaves.recipe("pretrain", pretrain), modules)
+        stages["pretrain"] = _pretrain(study, cell.init, study.entry("detectors", cell.detector)["backbone"])
     return stages
+
+
+def _pretrain(study: Study, init: str, backbone: str) -> tuple[str, tuple[str, ...]]:
+    entries = leaves.pretrain(study, init, backbone)
+    modules = ("detpretrain.training.pretrain", *provenance.class_modules(entries))
+    return leaves.recipe("pretrain", entries), modules
 
 
 def summary(states: Sequence[CellState]) -> list[dict[str, Any]]:

@@ -1,46 +1,84 @@
-"""The state of a study on the terminal: a table by row, and the cells that are not fresh."""
+"""The state of a study for people and for programs: a table by row with what is not fresh, or one JSON document."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from detpretrain.status import FRESH, MISSING, RECIPE, SOURCE, CellState, cell_states
+from detpretrain import status
+from detpretrain.attempts import Run
+from detpretrain.status import FAILED, FRESH, MISSING, RUNNING, STATES, Now
 from detpretrain.study import Row, Study
-
-STATES = (FRESH, SOURCE, RECIPE, MISSING)
 
 
 def print_status(study: Study, console: Console) -> None:
-    """Cells by row and state, what is not fresh and why, and which pre-trainings and rows exist."""
-    states = cell_states(study)
-    console.print(_rows(study, states))
-    for state in states:
-        if state.state != FRESH:
-            console.print(f"{state.cell.path}: {_reason(state)}", soft_wrap=True, highlight=False)
-    for init, backbone in study.pretrainings:
-        made = (study.folder / "pretrained" / init / backbone / "checkpoint.pth").exists()
-        console.print(f"pre-training {init} of {backbone}: {'made' if made else MISSING}", highlight=False)
+    """Cells by row and state, what is not fresh and why, pre-trainings, and which rows are put together."""
+    cells, pretrainings = status.now(study, status.cell_states(study))
+    console.print(_rows(study, cells))
+    for cell in cells:
+        if cell.state != FRESH:
+            console.print(f"{cell.name}: {_reason(cell)}", soft_wrap=True, highlight=False, markup=False)
+    for (init, backbone), made in zip(study.pretrainings, pretrainings, strict=True):
+        text = f"pre-training {init} of {backbone}: {_reason(made)}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _rows(study: Study, states: list[CellState]) -> Table:
+def document(study: Study) -> dict[str, Any]:
+    """The same as JSON: every cell, pre-training and row; ``running`` is null for what does not run."""
+    cells, pretrainings = status.now(study, status.cell_states(study))
+    counts = Counter(cell.state for cell in cells)
+    return {
+        "study": study.name,
+        "counts": {state: counts[state] for state in STATES},
+        "cells": [_entry(cell) for cell in cells],
+        "pretrainings": [_entry(made) for made in pretrainings],
+        "rows": [{"path": row.path, "pooled": _pooled(study, row)} for row in study.rows],
+    }
+
+
+def _entry(now: Now) -> dict[str, Any]:
+    running = None
+    if now.run is not None:
+        running = asdict(now.run)
+        progress = running.pop("progress")
+        running["heartbeat_age"] = round(now.run.heartbeat_age, 1)
+        running |= {name: progress[name] if progress else None for name in ("step", "total")}
+    return {"path": now.name, "state": now.state, "stages": dict(now.stages), "running": running}
+
+
+def _rows(study: Study, cells: Sequence[Now]) -> Table:
     counts: dict[Row, Counter[str]] = {row: Counter() for row in study.rows}
-    for state in states:
-        cell = state.cell
-        counts[Row(cell.dataset, cell.detector, cell.init, cell.seed)][state.state] += 1
+    for cell, found in zip(study.cells, cells, strict=True):
+        counts[Row(cell.dataset, cell.detector, cell.init, cell.seed)][found.state] += 1
     table = Table(title=f"study {study.name}: cells", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("row", overflow="fold")
     for heading in STATES:
         table.add_column(heading, justify="right", max_width=7)
     table.add_column("pooled")
     for row, found in counts.items():
-        pooled = (study.folder / "rows" / row.path / "metrics.json").exists()
-        table.add_row(row.path.replace("/", " "), *(str(found[state]) for state in STATES), "yes" if pooled else "no")
+        pooled = "yes" if _pooled(study, row) else "no"
+        table.add_row(row.path.replace("/", " "), *(str(found[state]) for state in STATES), pooled)
     return table
 
 
-def _reason(state: CellState) -> str:
-    return "; ".join(f"{stage}: {what}" for stage, what in state.stages.items()) or state.state
+def _pooled(study: Study, row: Row) -> bool:
+    return (study.folder / "rows" / row.path / "metrics.json").exists()
+
+
+def _reason(now: Now) -> str:
+    if now.run is not None:
+        return f"{RUNNING}: {_position(now.run)} on {now.run.host}, process {now.run.pid}"
+    reasons = "; ".join(f"{stage}: {what}" for stage, what in now.stages.items())
+    if not reasons:
+        return now.state
+    return f"{now.state}: {reasons}" if now.state in (FAILED, MISSING) else reasons
+
+
+def _position(run: Run) -> str:
+    return f"step {run.progress.step} of {run.progress.total}" if run.progress else "before its first steps"

@@ -16,8 +16,10 @@ from detpretrain.files import read_json
 from detpretrain.report.cell_pages import CellRecord
 from detpretrain.report.cost import JobCost, of_record
 from detpretrain.report.report import report
-from detpretrain.status import MISSING, CellState
+from detpretrain.status import FRESH, MISSING, CellState
 from detpretrain.study import Row, Study
+
+NAMED = 3
 
 
 def write_report(study: Study, root: Path, comparison: Path, rows: Sequence[Row], output: Path) -> list[str]:
@@ -72,6 +74,22 @@ def report_so_far(study: Study, root: Path, output: Path) -> list[str]:
     overlaps = {(row.dataset, row.init): _overlap(study, row) for row in rows}
     compare(files, output / "comparison", study.config["comparison"], overlaps, leaves.kinds(study))
     return write_report(study, root, output / "comparison", rows, output / "report")
+
+
+def require_fresh(study: Study) -> None:
+    """For a report that must rest on today's source and configuration alone.
+
+    Raises:
+        InputError: a cell is stale or missing; the first ones are named.
+    """
+    states = status.cell_states(study)
+    others = [f"{state.cell.path} ({state.state})" for state in states if state.state != FRESH]
+    if others:
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        raise InputError(
+            f"study {study.name}: {len(others)} of {len(states)} cells are not fresh: {', '.join(others[:NAMED])}{more}: "
+            "see `detpretrain status`, and make them again or leave --strict out"
+        )
 
 
 def _overlap(study: Study, row: Row) -> int:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from detpretrain import lock_file
 from detpretrain.errors import InputError
 from detpretrain.training import lock
 from detpretrain.training.lock import CellLock, process_start
@@ -85,7 +86,7 @@ def test_other_host_is_respected_until_its_heartbeat_is_stale(tmp_path):
     path = hold(tmp_path, host="elsewhere", pid=4)
     with pytest.raises(InputError, match="process 4 on elsewhere"):
         CellLock(tmp_path).__enter__()
-    beat = time.time() - lock.STALE_SECONDS - 1
+    beat = time.time() - lock_file.STALE_SECONDS - 1
     os.utime(path, (beat, beat))
     with CellLock(tmp_path):
         assert json.loads(path.read_text())["host"] == HERE
@@ -113,10 +114,13 @@ def test_job_that_the_scheduler_has_forgotten_is_dead(tmp_path, monkeypatch):
 
 def test_heartbeat_renews_our_lock_and_leaves_another_holder_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.02)
+    began = time.time()
     with CellLock(tmp_path) as held:
-        first = json.loads(held.path.read_text())["heartbeat"]
+        first = json.loads(held.path.read_text())
         time.sleep(0.2)
-        assert json.loads(held.path.read_text())["heartbeat"] > first
+        later = json.loads(held.path.read_text())
+        assert later["heartbeat"] > first["heartbeat"]
+        assert began <= later["since"] == first["since"] <= time.time()
         held._stop.set()  # from here on beats are ours to make: one could have looked just before the lock changed hands
         held._beat.join()
         hold(tmp_path, host="elsewhere")  # took a lock that looked stale to it

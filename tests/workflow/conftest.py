@@ -44,12 +44,23 @@ class Repository:
         return done.stdout
 
     def planned(self, *arguments: object) -> list[Job]:
-        """The jobs of a dry run, without the rule that only names the targets."""
-        text = self.snakemake("-n", *arguments)
-        blocks = re.split(r"^(?=(?:local)?rule \w+:$)", text, flags=re.MULTILINE)[1:]
-        jobs = [job for job in map(_job, blocks) if job.rule != "all"]
-        assert jobs or "Nothing to be done" in text, text
-        return jobs
+        """The jobs of a dry run."""
+        return jobs_in(self.snakemake("-n", *arguments))
+
+    def detpretrain(self, *arguments: object) -> str:
+        """What a command of the package printed, on both streams; it must have succeeded."""
+        code = "import sys; from detpretrain.cli import app; app(sys.argv[1:])"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(self.root / "src"), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     def python(self, code: str, *arguments: object) -> str:
         environment = {**os.environ, "PYTHONPATH": str(self.root / "src")}
@@ -57,6 +68,14 @@ class Repository:
         return subprocess.run(
             command, cwd=self.root, env=environment, capture_output=True, text=True, check=True
         ).stdout
+
+
+def jobs_in(plan: str) -> list[Job]:
+    """The jobs that a dry run printed, without the rule that only names the targets."""
+    blocks = re.split(r"^(?=(?:local)?rule \w+:$)", plan, flags=re.MULTILINE)[1:]
+    jobs = [job for job in map(_job, blocks) if job.rule != "all"]
+    assert jobs or "Nothing to be done" in plan, plan
+    return jobs
 
 
 def _job(block: str) -> Job:
@@ -81,6 +100,12 @@ def copied(folder: Path) -> Repository:
 def count():
     """``count(jobs)`` -> number of jobs by rule."""
     return lambda jobs: Counter(job.rule for job in jobs)
+
+
+@pytest.fixture(scope="session")
+def planned_by():
+    """``planned_by(text)`` -> the jobs of a dry run that something else started."""
+    return jobs_in
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from detpretrain import leaves, study
+from detpretrain import leaves, study, trainings
 
 STATES = """
 import json, sys
@@ -142,6 +142,50 @@ def test_changed_inference_reruns_predictions_but_no_training(finished, count):
     assert counts == {"predict": 6, "evaluate": 6, "consolidate": 2, "compare": 1, "report": 1}
 
 
+def configs(*files):
+    return [word for file in files for word in ("--config", file)]
+
+
+def test_results_logs_and_work_lie_where_status_looks_for_them(finished):
+    repository, _, files = finished
+    chosen = study.load([repository.root / files[1], *files[2:]], repository.root)
+    cells, pretrainings = trainings.of_study(chosen)
+    for training in (*cells, *pretrainings):
+        assert training.finished()
+        assert (training.work / "tensorboard").is_dir()
+        assert all(stage.log.is_file() for stage in training.stages)
+
+
+def test_rerun_plans_the_outermost_stale_stage_and_what_follows(finished, planned_by, count):
+    repository, _, files = finished
+    module = repository.root / "src/detpretrain/pretraining/masking.py"
+    with changed(module, "(restored.float() - images) ** 2", "(restored.float() - images)"):
+        plan = repository.detpretrain("rerun", "--stale", "folds=0+2", "--dry-run", *configs(*files[1:]))
+    jobs = planned_by(plan)
+    assert count(jobs) == {"pretrain": 1, "finetune": 2, "predict": 2, "evaluate": 2}
+    assert {job.wildcards["init"] for job in jobs} == {"mae"}
+    assert {job.wildcards["fold"] for job in jobs if "fold" in job.wildcards} == {"0", "2"}
+
+
+def test_rerun_makes_stale_cells_fresh_and_touches_no_other(finished, tmp_path):
+    repository, results, files = finished
+    copy, override = tmp_path / "results", tmp_path / "elsewhere.yaml"
+    shutil.copytree(results, copy)
+    override.write_text(f"pathvars: {{results: {copy}}}\n")
+    before = {path: path.stat().st_mtime_ns for path in (copy / "smoke" / "cells").rglob("*") if path.is_file()}
+    part, arguments = "rows=scratch,folds=0", configs(*files[1:], override)
+    module = repository.root / "src/detpretrain/inference/scoring.py"
+    with changed(module, '{"case": str, "patient": str}', '{"patient": str, "case": str}'):
+        repository.detpretrain("rerun", "--stale", part, *arguments, "--", "-c1")
+        found = states(repository, (*files, override))
+        assert "nothing to run" in repository.detpretrain("rerun", "--stale", part, *arguments)
+    stale = ["source changed", {"evaluate": "source changed"}]
+    assert found == [["mae", *stale]] * 3 + [["scratch", "fresh", {}]] + [["scratch", *stale]] * 2
+    made = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert made == {"metrics.json", "matches.parquet"}
+    assert sum(path.stat().st_mtime_ns != time for path, time in before.items()) == 2
+
+
 def test_more_seeds_add_cells_and_rerun_none(finished, tmp_path, count):
     repository, _, study = finished
     (tmp_path / "seeds.yaml").write_text("seeds: [0, 1]\n")
@@ -159,8 +203,8 @@ def test_what_is_there_so_far_is_reported_and_what_is_missing_named(finished, tm
     shutil.rmtree(copy / "smoke" / "rows" / "smoke_nodules" / "retina_unet_resenc" / "mae")
     shutil.rmtree(copy / "smoke" / "cells" / "smoke_nodules" / "retina_unet_resenc" / "mae" / "fold1-seed0")
     before = sorted(path for path in copy.rglob("*"))
-    configs = [word for file in (*study[1:], override) for word in ("--config", file)]
-    told = repository.python(CLI, "report", "-o", tmp_path / "made", *configs)
+    arguments = configs(*study[1:], override)
+    told = repository.python(CLI, "report", "-o", tmp_path / "made", *arguments)
     missing = [line.removeprefix("missing: ") for line in told.splitlines() if line.startswith("missing: ")]
     row = "smoke_nodules/retina_unet_resenc/mae"
     assert missing == [f"cell {row}/fold1-seed0", f"row {row}/seed0"]
@@ -173,7 +217,7 @@ def test_what_is_there_so_far_is_reported_and_what_is_missing_named(finished, tm
     assert sorted(path for path in copy.rglob("*")) == before
     shutil.rmtree(copy / "smoke" / "rows")
     failed = subprocess.run(
-        [sys.executable, "-c", CLI, "report", "-o", str(tmp_path / "none"), *map(str, configs)],
+        [sys.executable, "-c", CLI, "report", "-o", str(tmp_path / "none"), *map(str, arguments)],
         cwd=repository.root,
         env={**os.environ, "PYTHONPATH": str(repository.root / "src")},
         capture_output=True,

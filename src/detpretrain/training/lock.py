@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -15,9 +12,9 @@ from typing import Any
 
 from detpretrain.errors import InputError
 from detpretrain.files import write_json
+from detpretrain.lock_file import NAME, is_alive, process_start, read_holder, same
 
 HEARTBEAT_SECONDS = 30.0
-STALE_SECONDS = 600.0  # another host's lock without a heartbeat for this long is dead
 CLAIM_SECONDS = 60.0  # the right to remove a dead lock ends after this
 
 
@@ -29,7 +26,8 @@ class CellLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "lock.json"
+        self.path = folder / NAME
+        self._since = time.time()
         self._stop = threading.Event()
         self._beat: threading.Thread | None = None
 
@@ -51,7 +49,7 @@ class CellLock:
     def _take(self) -> bool:
         """Puts our lock in place unless there is one; a link appears with its content, so nobody reads half a lock."""
         ours = self.path.with_name(f"lock-{socket.gethostname()}-{os.getpid()}.json")
-        write_json(ours, _identity())
+        write_json(ours, self._identity())
         try:
             os.link(ours, self.path)
         except FileExistsError:
@@ -79,7 +77,7 @@ class CellLock:
             time.sleep(0.1)
             return
         try:
-            if _same(read_holder(self.path), holder):
+            if same(read_holder(self.path), holder):
                 self.path.unlink(missing_ok=True)
         finally:
             claim.unlink(missing_ok=True)
@@ -91,29 +89,23 @@ class CellLock:
     def _renew(self) -> None:
         try:
             if self._is_ours():
-                write_json(self.path, _identity())
+                write_json(self.path, self._identity())
         except OSError as error:  # a full disk for a minute is no reason to look dead for the rest of a week
             print(f"{self.path}: heartbeat not written ({error.strerror})", file=sys.stderr, flush=True)
 
     def _is_ours(self) -> bool:
-        return _same(read_holder(self.path), _identity())
+        return same(read_holder(self.path), self._identity())
 
-
-def read_holder(path: Path) -> dict[str, Any] | None:
-    """The lock's content, None when it has just gone; one that is not a lock's content counts as held by nobody."""
-    try:
-        holder = json.loads(path.read_text())
-        if all(key in holder for key in ("host", "pid", "started")):
-            return holder
-    except FileNotFoundError:
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
-        pass
-    return {"host": socket.gethostname(), "pid": -1, "started": 0.0, "job": None}
-
-
-def _same(holder: dict[str, Any] | None, other: dict[str, Any]) -> bool:
-    return holder is not None and all(holder[key] == other[key] for key in ("host", "pid", "started"))
+    def _identity(self) -> dict[str, Any]:
+        pid = os.getpid()
+        return {
+            "host": socket.gethostname(),
+            "pid": pid,
+            "started": process_start(pid),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "since": self._since,
+            "heartbeat": time.time(),
+        }
 
 
 def _forget_old(claim: Path) -> None:
@@ -123,50 +115,3 @@ def _forget_old(claim: Path) -> None:
             claim.unlink()
     except FileNotFoundError:
         pass
-
-
-def is_alive(holder: dict[str, Any], path: Path) -> bool:
-    if holder["host"] == socket.gethostname():
-        return holder["started"] is not None and process_start(holder["pid"]) == holder["started"]
-    running = _job_is_running(holder.get("job"))
-    if running is not None:
-        return running
-    try:
-        return time.time() - path.stat().st_mtime < STALE_SECONDS
-    except FileNotFoundError:
-        return False
-
-
-def process_start(pid: int) -> float | None:
-    """Start time of a process in clock ticks since boot, None when there is none: tells a process from a reused id."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    after_name = stat.rpartition(")")[2].split()
-    return None if after_name[0] == "Z" else float(after_name[19])
-
-
-def _job_is_running(job: str | None) -> bool | None:
-    """Asks Slurm; None when there is no job id, no Slurm or no answer."""
-    if not job or shutil.which("squeue") is None:
-        return None
-    command = ["squeue", "-h", "-j", job, "-o", "%T"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        return None
-    if answer.returncode:
-        return False if "Invalid job id" in answer.stderr else None
-    return bool(answer.stdout.strip())
-
-
-def _identity() -> dict[str, Any]:
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "pid": pid,
-        "started": process_start(pid),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "heartbeat": time.time(),
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ class Log:
         self._writer: SummaryWriter | None = None
         self._bar: tqdm | None = None
         self._told = 0.0
+        self._began = time.monotonic()
 
     def resume(self, rows: list[dict[str, Any]], step: int) -> None:
         self.rows, self._first_step = rows, step
@@ -42,7 +44,20 @@ class Log:
             self._bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
         if time.monotonic() - self._told > PROGRESS_SECONDS:
             self._told = time.monotonic()
-            write_json(self.work / "progress.json", {"step": step, "total": total, "means": means, "time": time.time()})
+            write_json(self.work / "progress.json", self._position(step, total, means))
+
+    def _position(self, step: int, total: int, means: dict[str, float]) -> dict[str, Any]:
+        """``speed``: steps per second since this run began or went on, validation included; ``epoch``: the last finished one."""
+        last = self.rows[-1] if self.rows else {}
+        return {
+            "step": step,
+            "total": total,
+            "means": means,
+            "speed": (step - self._first_step) / max(time.monotonic() - self._began, 1e-9),
+            # a validation loss may be no number, which JSON does not know
+            "epoch": {name: value for name, value in last.items() if math.isfinite(value)},
+            "time": time.time(),
+        }
 
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         self.rows.append(row)

@@ -1,0 +1,79 @@
+"""Where the trainings of a study lie: results, logs and work folder of every cell and every pre-training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from detpretrain.study import Cell, Study
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A job: the result files that it makes in the training's folder, and its log."""
+
+    name: str
+    results: frozenset[str]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Training:
+    """A cell or a pre-training.
+
+    Attributes:
+        name: the path of the cell, or ``INIT/BACKBONE``.
+        folder: of its results.
+        work: folder of the resumable state and of what tells about the run; nothing of it is a result.
+        stages: in order; the first one is the training itself.
+    """
+
+    name: str
+    folder: Path
+    work: Path
+    stages: tuple[Stage, ...]
+
+    def results(self) -> Set[str]:
+        """Names of the files that are there."""
+        try:
+            return set(os.listdir(self.folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+
+    def finished(self) -> bool:
+        """Whether every stage has made all of its results."""
+        found = self.results()
+        return all(stage.results <= found for stage in self.stages)
+
+
+def of_cell(study: Study, cell: Cell) -> Training:
+    log = f"{cell.path.replace('/', '-')}.log"
+    files = {
+        "finetune": {"model.pth", "log.csv"},
+        "predict": {"raw_boxes.parquet"},
+        "evaluate": {"metrics.json", "matches.parquet"},
+    }
+    return Training(
+        cell.path,
+        study.folder / "cells" / cell.path,
+        study.folder / "work" / cell.path,
+        tuple(Stage(name, frozenset(results), study.folder / "logs" / name / log) for name, results in files.items()),
+    )
+
+
+def of_pretraining(study: Study, init: str, backbone: str) -> Training:
+    results = frozenset({"checkpoint.pth", "log.csv", "assessment.json", "preview.npz"})
+    return Training(
+        f"{init}/{backbone}",
+        study.folder / "pretrained" / init / backbone,
+        study.folder / "work" / "pretrained" / init / backbone,
+        (Stage("pretrain", results, study.folder / "logs" / "pretrain" / f"{init}-{backbone}.log"),),
+    )
+
+
+def of_study(study: Study) -> tuple[list[Training], list[Training]]:
+    """Of the cells and of the pre-trainings, in the order of ``study.cells`` and ``study.pretrainings``."""
+    cells = [of_cell(study, cell) for cell in study.cells]
+    return cells, [of_pretraining(study, init, backbone) for init, backbone in study.pretrainings]
