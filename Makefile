@@ -26,7 +26,7 @@ grid: $(STAMP)
 	@echo "report:  results/grid/report/report.html"
 
 test: $(STAMP)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 # what the demo's scores are worth: against thresholding, random boxes, an untrained network, shuffled truth
 demo-check: $(STAMP)

@@ -83,8 +83,10 @@ def test_thirds_share_out_objects_and_false_positives(make_table):
 
 def test_every_third_has_all_false_positives_in_froc_and_their_sensitivities_make_the_whole(make_table):
     table = make_table(patients=30)
+    truths = table["kind"] == "truth"  # all of one size, which is 20 mm deep
+    table.loc[truths, "z2"] += np.random.default_rng(0).choice([-10.0, 0.0, 20.0], truths.sum())
     (row,) = rows_of([("table", table)])
-    cases, limits = matches.cases(table), SizeLimits(9.5, 10.5)
+    cases, limits = matches.cases(table), SizeLimits(11.0, 14.0)
     thirds = [
         [objects_of_size(m, c, limits, third) for m, c in zip(row.cases, cases, strict=True)] for third in range(3)
     ]
