@@ -44,7 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, nargs="+", default=[JUDGED_AT, 40])
     parser.add_argument("--repetitions", type=int, default=2000)
-    parser.add_argument("--resamples", type=int, default=500, help="of the patients; a study draws 2000")
+    parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument(
         "--effect", type=float, default=0.3, help="planted, on the logit scale of an object's visibility"
     )
