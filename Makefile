@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 export PYTHONDONTWRITEBYTECODE :=
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo grid bench-stats test demo-check ddp-test lint format smoke bench bench-overfit real-mr clean-venv
+.PHONY: demo grid bench-stats test demo-check ddp-test slurm-test lint format smoke bench bench-overfit real-mr clean-venv
 
 demo: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES)
@@ -35,6 +35,11 @@ demo-check: $(STAMP)
 # whole trainings by two processes on the CPU: what one would train, ended by a signal, a rank killed
 ddp-test: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m pytest -m ddp tests/training/test_distributed.py
+
+# studies through a real Slurm of one node, which is started for it; half an hour
+slurm-test: $(STAMP)
+	@if ! tests/slurm/start_slurm.sh; then echo "slurm-test: skipped, no Slurm can be started here (Debian, root, no other Slurm)"; \
+	else $(ONE_THREAD) $(BIN)/python -m pytest -m slurm -s tests/slurm; status=$$?; tests/slurm/stop_slurm.sh; exit $$status; fi
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -28,6 +28,8 @@ LAYERS = (
         "hub",
         "parallel",
         "pretraining_kinds",
+        "time_limit",
+        "trainers",
     },
     {"tasks", "folds", "case_files", "task_writer", "task_validation", "evaluation", "leakage"},
     {"datasets", "preprocessing", "loading", "models", "comparison"},
@@ -47,8 +49,12 @@ CONFIGURATION = {
     "watch",
     "clean",
     "rerun",
+    "training_speed",
+    "job_requests",
 }
+# preprocessing for what a plan needs in memory
 CONFIGURATION_USES = {"errors", "files", "lock_file", "provenance", "hub", "pretraining_kinds"}
+CONFIGURATION_USES |= {"time_limit", "trainers", "preprocessing"}
 NEVER = {
     "pretraining": {"detectors"},
     "detectors": {"pretraining"},

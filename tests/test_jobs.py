@@ -20,6 +20,12 @@ def test_several_study_files_keep_their_order():
     assert parsed().config == [Path("a.yaml"), Path("b.yaml")]
 
 
+@pytest.fixture(autouse=True)
+def _no_batch_job(monkeypatch):
+    for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_command_line_overrides_the_study_s_runtime():
     chosen = study.assemble(
         study.merge(study.read_yaml(ROOT / "config" / "smoke.yaml"), {"runtime": {"device": "cuda:1", "workers": 3}}),
@@ -29,6 +35,16 @@ def test_command_line_overrides_the_study_s_runtime():
     assert jobs.runtime_settings(parsed(), chosen) == {"device": "cuda:1", "workers": 3, "budget_minutes": None}
     given = parsed("--device", "cpu", "--workers", "0", "--budget-minutes", "1.5")
     assert jobs.runtime_settings(given, chosen) == {"device": "cpu", "workers": 0, "budget_minutes": 1.5}
+
+
+def test_budget_is_no_more_than_the_batch_job_has_left(monkeypatch):
+    chosen = study.load([ROOT / "config" / "smoke.yaml"], ROOT)
+    assert jobs.runtime_settings(parsed("--job-minutes", "100"), chosen)["budget_minutes"] is None
+    monkeypatch.setenv("PBS_JOBID", "1")
+    assert jobs.runtime_settings(parsed("--job-minutes", "100"), chosen)["budget_minutes"] == 95
+    given = parsed("--job-minutes", "100", "--budget-minutes", "90")
+    assert jobs.runtime_settings(given, chosen)["budget_minutes"] == 90
+    assert jobs.runtime_settings(parsed(), chosen)["budget_minutes"] is None
 
 
 def test_job_of_another_configuration_refuses():

@@ -155,12 +155,6 @@ def doctor(
     only: Only = None,
     profile: Annotated[Path | None, typer.Option(help="The profile folder that Snakemake will be given.")] = None,
     online: Annotated[bool, typer.Option("--online", help="Ask the Hub for the checkpoints to be fetched.")] = False,
-    steps_per_second: Annotated[
-        float | None, typer.Option(min=1e-6, help="Of fine-tunings, where no finished cell tells.")
-    ] = None,
-    pretraining_steps_per_second: Annotated[
-        float | None, typer.Option(min=1e-6, help="Of pre-trainings, which no finished one tells.")
-    ] = None,
 ) -> None:
     """What a study needs and what of it is there: software, machine, data, room, hours; status 1 when something blocks it."""
     from rich.console import Console
@@ -170,14 +164,7 @@ def doctor(
 
     root = Path.cwd()
     chosen = selector.load(configfile, root, only)
-    topics = examine(
-        chosen,
-        root,
-        profile=profile,
-        online=online,
-        steps_per_second=steps_per_second,
-        pretraining_steps_per_second=pretraining_steps_per_second,
-    )
+    topics = examine(chosen, root, profile=profile, online=online)
     print_topics(chosen, topics, Console())
     if any(topic.blocked for topic in topics):
         raise typer.Exit(1)

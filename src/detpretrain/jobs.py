@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detpretrain import leaves
+from detpretrain import leaves, time_limit
 from detpretrain.errors import InputError
 from detpretrain.study import Study
 
@@ -34,13 +34,22 @@ def add_runtime(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     arguments.add_argument("--workers", type=int, help="loader processes; the result does not depend on it")
     arguments.add_argument("--budget-minutes", type=float, help="stop early, with the state saved and exit status 75")
+    arguments.add_argument(
+        "--job-minutes", type=float, help="time limit of the batch job, where its scheduler cannot be asked"
+    )
 
 
 def runtime_settings(arguments: argparse.Namespace, study: Study) -> dict[str, Any]:
-    """``device``, ``workers`` and ``budget_minutes`` as given on the command line, else by the study, else absent."""
+    """``device``, ``workers`` and ``budget_minutes`` as given on the command line, else by the study, else absent.
+
+    In a batch job the budget is no more than the job has left.
+    """
     names = ("device", "workers", "budget_minutes")
     given = {name: getattr(arguments, name, None) for name in names}
-    return {name: study.config["runtime"].get(name) if value is None else value for name, value in given.items()}
+    settings = {name: study.config["runtime"].get(name) if value is None else value for name, value in given.items()}
+    left = time_limit.minutes_to_train(os.environ, getattr(arguments, "job_minutes", None))
+    budgets = [minutes for minutes in (settings["budget_minutes"], left) if minutes is not None]
+    return {**settings, "budget_minutes": min(budgets, default=None)}
 
 
 def check_recipe(stage: str, defining: Mapping[str, Any], expected: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -48,7 +49,10 @@ def is_alive(holder: dict[str, Any], path: Path, ask: Callable[[str | None], boo
     """Whether the holder of the lock at ``path`` still runs; ``ask``: whether a job on another host does, None = unknown."""
     if holder["host"] == socket.gethostname():
         return holder["started"] is not None and process_start(holder["pid"]) == holder["started"]
-    running = ask(holder.get("job"))
+    job = holder.get("job")
+    if job and job == os.environ.get("SLURM_JOB_ID"):
+        return False  # our own job, requeued: only one of its lives is there at a time
+    running = ask(job)
     if running is not None:
         return running
     try:

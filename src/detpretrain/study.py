@@ -256,10 +256,10 @@ def _check_references(study: Study) -> None:
         for dataset in datasets:
             study.entry("datasets", dataset)
     for name, recipe in study.config["recipes"].items():
-        trained = [*study.entries["detectors"], *study.entries["methods"]]
-        if name not in trained:
-            raise InputError(f"study {study.name}: recipes: no detector or method {name!r}{nearest(name, trained)}")
+        _check_trained(study, "recipes", name)
         study.entry("recipes", recipe)
+    for name in study.config["runtime"].get("steps_per_second", ()):
+        _check_trained(study, "runtime.steps_per_second", name)
     if "probe" in study.config:
         study.entry("datasets", study.config["probe"]["dataset"])
     named = {key: study.config.get(key, ()) for key in ("raw", "allow_partial")}
@@ -269,6 +269,12 @@ def _check_references(study: Study) -> None:
             if dataset not in study.entries["datasets"]:
                 hint = nearest(dataset, study.entries["datasets"])
                 raise InputError(f"study {study.name}: {key}: no data set {dataset!r}{hint}")
+
+
+def _check_trained(study: Study, key: str, name: str) -> None:
+    trained = [entry for kind in TRAINED for entry in study.entries[kind]]
+    if name not in trained:
+        raise InputError(f"study {study.name}: {key}: no detector or method {name!r}{nearest(name, trained)}")
 
 
 def _check_init(study: Study, init: str, entry: Mapping[str, Any]) -> None:

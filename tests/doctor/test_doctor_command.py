@@ -35,8 +35,12 @@ def test_nothing_blocks_the_demo(doctor):
     assert "nothing blocks the study" in done.stdout
 
 
-def test_the_whole_study_without_data_names_every_download(doctor):
-    done = doctor("--configfile", "config/paper.yaml", "--steps-per-second", 2, "--pretraining-steps-per-second", 1)
+def test_the_whole_study_without_data_names_every_download(doctor, tmp_path):
+    speeds = dict.fromkeys(("retina_unet_plainconv", "retina_unet_resenc", "deformable_detr_resenc"), 2)
+    speeds |= dict.fromkeys(("mae", "models_genesis", "s3d", "voco", "multitalent"), 1)
+    override = tmp_path / "speeds.yaml"
+    override.write_text(f"runtime: {{steps_per_second: {speeds}}}\n")
+    done = doctor("--configfile", "config/paper.yaml", "--configfile", override)
     assert done.exit_code == 1
     assert "study paper: 574 cells in 112 rows" in done.stdout
     assert "none, but the study asks for one" in done.stdout

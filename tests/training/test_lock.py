@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import socket
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from detpretrain import lock_file
+from detpretrain import lock_file, trainers
 from detpretrain.errors import InputError
 from detpretrain.training import lock
 from detpretrain.training.lock import CellLock, process_start
@@ -35,8 +36,8 @@ def test_lock_names_its_holder_and_goes_away(tmp_path):
         holder = json.loads(held.path.read_text())
         assert (holder["host"], holder["pid"]) == (HERE, os.getpid())
         assert holder["started"] == process_start(os.getpid())
-        assert os.listdir(tmp_path / "cell") == ["lock.json"]
-    assert os.listdir(tmp_path / "cell") == []
+        assert sorted(os.listdir(tmp_path / "cell")) == ["lock.json", "trainers.json"]
+    assert os.listdir(tmp_path / "cell") == ["trainers.json"]
 
 
 def test_lock_goes_away_with_an_exception(tmp_path):
@@ -63,7 +64,7 @@ def test_dead_holder_on_this_host_is_taken_over_at_once(tmp_path, changes):
     with CellLock(tmp_path):
         assert json.loads(path.read_text())["started"] == process_start(os.getpid())
     assert time.monotonic() - began < 1
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["trainers.json"]
 
 
 def test_zombie_is_dead():
@@ -101,6 +102,29 @@ def test_scheduler_decides_about_another_host(tmp_path, monkeypatch, answer, ali
     monkeypatch.setenv("PATH", str(squeue.parent), prepend=os.pathsep)
     path = hold(tmp_path / "cell", host="elsewhere", job="42")
     assert lock.is_alive(json.loads(path.read_text()), path) is alive
+
+
+def test_what_a_requeued_job_left_on_another_host_is_dead(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    path = tmp_path / "lock.json"
+    path.write_text("{}")
+    alive = {"host": "elsewhere", "pid": 1, "started": 1.0}
+    assert not lock.is_alive({**alive, "job": "77"}, path, ask=lambda job: True)
+    assert lock.is_alive({**alive, "job": "78"}, path, ask=lambda job: True)
+
+
+@pytest.mark.parametrize(
+    ("error", "noted"), [(None, False), (SystemExit(75), False), (MemoryError(), True), (RuntimeError("worker"), None)]
+)
+def test_batch_job_notes_how_it_ended(tmp_path, monkeypatch, error, noted):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with contextlib.suppress(RuntimeError, MemoryError, SystemExit), CellLock(tmp_path):
+        if error is not None:
+            raise error
+    (trainer,) = trainers.read(tmp_path)
+    assert (trainer["job"], trainer["out_of_memory"]) == ("77", noted)
+    assert trainer["pid"] == os.getpid()
+    assert trainer["since"] <= trainer["until"]
 
 
 def test_job_that_the_scheduler_has_forgotten_is_dead(tmp_path, monkeypatch):
@@ -174,7 +198,7 @@ def test_of_those_that_race_for_a_dead_lock_one_wins(tmp_path):
     for racer in racers:
         racer.communicate("\n", timeout=30)
     assert sorted(outcomes) == ["refused", "refused", "refused", "won"]
-    assert os.listdir(tmp_path / "cell") == []
+    assert os.listdir(tmp_path / "cell") == ["trainers.json"]
 
 
 def test_claim_of_a_process_that_died_while_it_removed_a_dead_lock_is_forgotten(tmp_path):
@@ -185,4 +209,4 @@ def test_claim_of_a_process_that_died_while_it_removed_a_dead_lock_is_forgotten(
     old = time.time() - lock.CLAIM_SECONDS - 1
     os.utime(claim, (old, old))
     with CellLock(tmp_path):
-        assert os.listdir(tmp_path) == ["lock.json"]
+        assert sorted(os.listdir(tmp_path)) == ["lock.json", "trainers.json"]

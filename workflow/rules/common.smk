@@ -3,11 +3,12 @@
 import os
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from detpretrain import files, leaves, provenance
+from detpretrain import files, job_requests, leaves, provenance, trainers
 from detpretrain.errors import InputError
 from detpretrain.selector import Selection
 from detpretrain.study import Cell, Row, assemble
@@ -44,7 +45,8 @@ LOADERS = RUNTIME.get("workers", 0)
 PROCESSES = RUNTIME.get("processes", 1)
 SHARDS = RUNTIME.get("shards", {})
 GPUS = RUNTIME.get("gpus", 0)
-RETRIES = 2 if "budget_minutes" in RUNTIME else 0
+# a rule's own number replaces that of the command line or the profile, so that both count here
+RETRIES = workflow.execution_settings.retries
 PROBE = ["probe.json"] if "probe" in STUDY.config else []
 FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
 
@@ -152,6 +154,41 @@ def all_pretrainings(name):
         f"{HERE}/pretrained/{init}/{backbone}/{name}"
         for init, backbone in STUDY.pretrainings
     ]
+
+
+@cache
+def finetune_minutes(detector):
+    return job_requests.finetune_minutes(STUDY, detector)
+
+
+@cache
+def pretrain_minutes(init, backbone):
+    return job_requests.pretrain_minutes(STUDY, init, backbone)
+
+
+@cache
+def finetune_memory(detector):
+    return job_requests.finetune_memory(STUDY, detector)
+
+
+@cache
+def pretrain_memory(init):
+    return job_requests.pretrain_memory(STUDY, init)
+
+
+@cache
+def preparation_memory(dataset, processes):
+    return job_requests.preparation_memory(STUDY, dataset, processes)
+
+
+@cache
+def prediction_memory(dataset, detector):
+    return job_requests.prediction_memory(STUDY, dataset, detector)
+
+
+def more_after_out_of_memory(megabytes, work):
+    """Twice as much for every time that the training ran out of memory; a retry after anything else asks for no more."""
+    return megabytes * 2 ** trainers.out_of_memory(Path(work))
 
 
 def row_cells(wildcards, name):

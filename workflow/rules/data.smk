@@ -41,7 +41,7 @@ rule plan:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
+        mem_mb=lambda wildcards: preparation_memory(wildcards.dataset, 1),
         runtime=240,
     params:
         recipe=lambda wildcards: leaves.recipe(
@@ -68,7 +68,7 @@ rule preprocess_shard:
         "../../envs/environment.yaml"
     threads: PROCESSES
     resources:
-        mem_mb=16000,
+        mem_mb=lambda wildcards: preparation_memory(wildcards.dataset, PROCESSES),
         runtime=720,
     params:
         recipe=leaves.recipe("preprocess", {}),
@@ -98,7 +98,7 @@ rule preprocess:
         "../../envs/environment.yaml"
     threads: PROCESSES
     resources:
-        mem_mb=16000,
+        mem_mb=lambda wildcards: preparation_memory(wildcards.dataset, PROCESSES),
         runtime=720,
     params:
         recipe=leaves.recipe("preprocess", {}),

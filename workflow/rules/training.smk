@@ -85,13 +85,16 @@ rule pretrain:
     benchmark:
         f"{HERE}/benchmarks/pretrain/{{init}}-{{backbone}}.tsv"
     priority: 10
-    retries: RETRIES
+    retries: RETRIES + job_requests.pretrain_jobs(STUDY) - 1
     conda:
         "../../envs/environment.yaml"
     threads: 1 + LOADERS
     resources:
-        mem_mb=16000,
-        runtime=7200,
+        mem_mb=lambda wildcards: more_after_out_of_memory(
+            pretrain_memory(wildcards.init),
+            f"{HERE}/work/pretrained/{wildcards.init}/{wildcards.backbone}",
+        ),
+        runtime=lambda wildcards: pretrain_minutes(wildcards.init, wildcards.backbone),
         gpu=GPUS,
     params:
         recipe=lambda wildcards: leaves.recipe(
@@ -100,7 +103,7 @@ rule pretrain:
         work=f"{HERE}/work/pretrained/{{init}}/{{backbone}}",
     shell:
         'python "$SCRIPTS/pretrain.py" --config "$STUDY" --init {wildcards.init} --backbone {wildcards.backbone} '
-        "--recipe {params.recipe} --indices {input.indices} --tasks {input.tasks} --work {params.work} "
+        "--recipe {params.recipe} --indices {input.indices} --tasks {input.tasks} --work {params.work} --job-minutes {resources.runtime} "
         "--checkpoint {output.checkpoint} --log {output.log} --assessment {output.assessment} "
         "--preview {output.preview} > {log} 2>&1"
 
@@ -120,9 +123,9 @@ rule probe:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
+        mem_mb=lambda wildcards: pretrain_memory(wildcards.init),
         runtime=240,
-        gpu=GPUS,
+        gpu=min(GPUS, 1),
     params:
         recipe=lambda wildcards: leaves.recipe(
             "probe", leaves.probe(STUDY, wildcards.backbone)
@@ -151,13 +154,16 @@ rule finetune:
         f"{HERE}/logs/finetune/{{dataset}}-{{detector}}-{{init}}-fold{{fold}}-seed{{seed}}.log",
     benchmark:
         f"{HERE}/benchmarks/finetune/{{dataset}}-{{detector}}-{{init}}-fold{{fold}}-seed{{seed}}.tsv"
-    retries: RETRIES
+    retries: RETRIES + job_requests.finetune_jobs(STUDY) - 1
     conda:
         "../../envs/environment.yaml"
     threads: 1 + LOADERS
     resources:
-        mem_mb=16000,
-        runtime=2880,
+        mem_mb=lambda wildcards: more_after_out_of_memory(
+            finetune_memory(wildcards.detector),
+            f"{HERE}/work/{wildcards.dataset}/{wildcards.detector}/{wildcards.init}/fold{wildcards.fold}-seed{wildcards.seed}",
+        ),
+        runtime=lambda wildcards: finetune_minutes(wildcards.detector),
         gpu=GPUS,
     params:
         recipe=lambda wildcards: leaves.recipe(
@@ -177,8 +183,8 @@ rule finetune:
     shell:
         'python "$SCRIPTS/finetune.py" --config "$STUDY" --dataset {wildcards.dataset} --detector {wildcards.detector} '
         "--init {wildcards.init} --fold {wildcards.fold} --seed {wildcards.seed} --recipe {params.recipe} "
-        "--index {input.index} --splits {input.splits} {params.checkpoint} --work {params.work} --model {output.model} "
-        "--log {output.log} > {log} 2>&1"
+        "--index {input.index} --splits {input.splits} {params.checkpoint} --work {params.work} --job-minutes {resources.runtime} "
+        "--model {output.model} --log {output.log} > {log} 2>&1"
 
 
 rule predict:
@@ -196,9 +202,11 @@ rule predict:
         "../../envs/environment.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
+        mem_mb=lambda wildcards: prediction_memory(
+            wildcards.dataset, wildcards.detector
+        ),
         runtime=720,
-        gpu=GPUS,
+        gpu=min(GPUS, 1),
     params:
         recipe=lambda wildcards: leaves.recipe(
             "predict", leaves.predict(STUDY, wildcards.detector)

@@ -6,6 +6,7 @@ mm along the array axes (z, y, x).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,16 +38,23 @@ class Grid:
 
     def block(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice] | None:
         """The voxels between two points in mm; None when there are none."""
-        first = np.maximum(np.floor(np.asarray(low) / self.spacing).astype(int), 0)
-        last = np.minimum(np.ceil(np.asarray(high) / self.spacing).astype(int) + 1, self.shape)
-        if np.any(last <= first):
+        # plain numbers: a scan has a thousand blocks, and arrays of three are slow
+        axes = list(zip(np.asarray(low).tolist(), np.asarray(high).tolist(), self.spacing, self.shape, strict=True))
+        first = [max(math.floor(a / s), 0) for a, _, s, _ in axes]
+        last = [min(math.ceil(b / s) + 1, n) for _, b, s, n in axes]
+        if any(b <= a for a, b in zip(first, last, strict=True)):
             return None
-        return tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+        return tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+
+    def axes(self, block: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions in mm of the voxels of a block along each axis, [d, 1, 1], [1, h, 1] and [1, 1, w]."""
+        steps = (np.arange(b.start, b.stop, dtype=np.float32) * s for b, s in zip(block, self.spacing, strict=True))
+        z, y, x = steps
+        return z[:, None, None], y[None, :, None], x[None, None, :]
 
     def positions(self, block: tuple[slice, slice, slice]) -> np.ndarray:
         """Positions in mm [3, d, h, w] of the voxels of a block."""
-        axes = [np.arange(b.start, b.stop, dtype=np.float32) * s for b, s in zip(block, self.spacing, strict=True)]
-        return np.stack(np.meshgrid(*axes, indexing="ij"))
+        return np.stack(np.broadcast_arrays(*self.axes(block)))
 
     @property
     def soft(self) -> float:
@@ -93,10 +101,11 @@ def tube(grid: Grid, segment: Segment) -> Piece | None:
     block = grid.block(low, high)
     if block is None:
         return None
-    offset = grid.positions(block) - segment.start.astype(np.float32)[:, None, None, None]
-    along = (segment.end - segment.start).astype(np.float32)
-    t = np.clip(np.tensordot(along, offset, 1) / max(float(along @ along), 1e-6), 0, 1)
-    gap = np.sqrt(((offset - along[:, None, None, None] * t) ** 2).sum(0))
+    offset = [axis - start for axis, start in zip(grid.axes(block), segment.start.tolist(), strict=True)]
+    along = (segment.end - segment.start).tolist()
+    length = max(sum(a * a for a in along), 1e-6)
+    t = np.clip(sum(o * (a / length) for o, a in zip(offset, along, strict=True)), 0, 1)
+    gap = np.sqrt(sum((o - t * a) ** 2 for o, a in zip(offset, along, strict=True)))
     radius = segment.radius[0] + (segment.radius[1] - segment.radius[0]) * t
     return Piece(block, np.clip((radius - gap) / grid.soft + 0.5, 0, 1))
 

@@ -17,19 +17,11 @@ SPACE_COLUMNS = ("stage", "GB there", "GB needed", "files needed", "note")
 HOURS_COLUMNS = ("training", "planned", "done", "steps each", "steps/s", "GPU-hours left", "speed from")
 
 
-def examine(
-    study: Study,
-    root: Path,
-    *,
-    profile: Path | None = None,
-    online: bool = False,
-    steps_per_second: float | None = None,
-    pretraining_steps_per_second: float | None = None,
-) -> list[Topic]:
+def examine(study: Study, root: Path, *, profile: Path | None = None, online: bool = False) -> list[Topic]:
     """``root``: the repository. Raises InputError for a profile that does not exist."""
     executor = software.executor(profile)
     needs = space.needs(study)
-    work = hours.work(study, steps_per_second, pretraining_steps_per_second)
+    work = hours.work(study)
     return [
         Topic("software", [software.python(root), *software.packages(root), *software.snakemake(profile)]),
         Topic("machine", machine.findings(machine.inspect(), study.config["runtime"], executor)),

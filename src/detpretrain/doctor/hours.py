@@ -2,88 +2,56 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from detpretrain.files import read_json
-from detpretrain.study import Cell, Study
+from detpretrain import training_speed
+from detpretrain.study import Study
+from detpretrain.training_speed import Speed
 
 SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class Work:
-    """Trainings of one kind: how many are planned and done, steps of each, steps per second and what says so."""
+    """Trainings of one kind: how many are planned and done, steps of each and how fast they are."""
 
     name: str
     planned: int
     done: int
     steps: int
-    speed: float | None
-    source: str
+    speed: Speed
 
     @property
     def hours(self) -> float | None:
         left = self.planned - self.done
         if not left:
             return 0.0
-        return None if self.speed is None else left * self.steps / self.speed / SECONDS
+        return None if self.speed.value is None else left * self.steps / self.speed.value / SECONDS
 
 
-def work(study: Study, given: float | None, given_pretraining: float | None) -> list[Work]:
-    """``given``: steps per second of fine-tunings (of pre-trainings) where no finished one tells."""
-    return [*_fine_tunings(study, given), *_pretrainings(study, given_pretraining)]
+def work(study: Study) -> list[Work]:
+    return [*_fine_tunings(study), *_pretrainings(study)]
 
 
-def _fine_tunings(study: Study, given: float | None) -> list[Work]:
+def _fine_tunings(study: Study) -> list[Work]:
     found = []
     for detector in sorted({cell.detector for cell in study.cells}):
         cells = [cell for cell in study.cells if cell.detector == detector]
-        steps = _steps(study, study.entry("detectors", detector)["recipe"])
-        seconds, devices = _seconds(study, cells)
-        speed, source = _speed(steps, seconds, devices, given, "--steps-per-second")
-        found.append(Work(detector, len(cells), len(seconds), steps, speed, source))
+        steps = training_speed.steps(study, study.entry("detectors", detector)["recipe"])
+        done = sum((study.folder / "cells" / cell.path / "metrics.json").is_file() for cell in cells)
+        found.append(Work(detector, len(cells), done, steps, training_speed.of_detector(study, detector)))
     return found
 
 
-def _seconds(study: Study, cells: Sequence[Cell]) -> tuple[list[float], set[str]]:
-    """Seconds of every finished cell (of its last run, where it was interrupted) and the devices they ran on."""
-    seconds, devices = [], set()
-    for cell in cells:
-        path = study.folder / "cells" / cell.path / "metrics.json"
-        if path.is_file():
-            record = read_json(path)["provenance"].get("finetune", {})
-            seconds.append(float(record.get("seconds", 0.0)))
-            devices.add(str(record.get("device", "an unknown device")))
-    return seconds, devices
-
-
-def _pretrainings(study: Study, given: float | None) -> list[Work]:
+def _pretrainings(study: Study) -> list[Work]:
     found = []
     for init, backbone in study.pretrainings:
-        steps = _steps(study, study.entry("methods", study.entry("inits", init)["method"])["recipe"])
+        steps = training_speed.steps(study, study.entry("methods", study.entry("inits", init)["method"])["recipe"])
         done = (study.folder / "pretrained" / init / backbone / "checkpoint.pth").is_file()
-        speed, source = _speed(steps, [], set(), given, "--pretraining-steps-per-second")
-        found.append(Work(f"pre-training {init} of {backbone}", 1, int(done), steps, speed, source))
+        speed = training_speed.of_pretraining(study, init, backbone)
+        found.append(Work(f"pre-training {init} of {backbone}", 1, int(done), steps, speed))
     return found
-
-
-def _steps(study: Study, recipe: str) -> int:
-    entry = study.entry("recipes", recipe)
-    return entry["epochs"] * entry["steps_per_epoch"]
-
-
-def _speed(
-    steps: int, seconds: Sequence[float], devices: set[str], given: float | None, option: str
-) -> tuple[float | None, str]:
-    """The slowest half decides: a resumed training tells only the seconds of its last run."""
-    told = [value for value in seconds if value > 0]
-    if told:
-        return steps / statistics.median_high(told), f"{len(told)} finished on {', '.join(sorted(devices))}"
-    if given is not None:
-        return given, option
-    return None, f"unknown: give {option}"
 
 
 def table(found: Sequence[Work]) -> list[tuple[str, ...]]:
@@ -94,9 +62,9 @@ def table(found: Sequence[Work]) -> list[tuple[str, ...]]:
             str(one.planned),
             str(one.done),
             f"{one.steps:,}",
-            "unknown" if one.speed is None else f"{one.speed:.2f}",
+            "unknown" if one.speed.value is None else f"{one.speed.value:.2f}",
             "unknown" if one.hours is None else f"{one.hours:,.1f}",
-            one.source,
+            one.speed.source,
         )
         for one in found
     ]

@@ -12,6 +12,7 @@ from torch import nn
 from detpretrain.detectors.factory import build_detector
 from detpretrain.errors import InputError
 from detpretrain.inference.predict import InferenceSettings
+from detpretrain.models.channels_last import channels_last
 from detpretrain.training import checkpoints
 from detpretrain.training.precision import autocast_dtype
 
@@ -43,6 +44,8 @@ def load(path: Path, device: torch.device, inference: dict[str, Any] | None = No
         raise InputError(f"{path}: no {missing[0]}: give a model.pth that fine-tuning wrote")
     detector = build_detector(content["detector"], content["backbone"], content["plan"])
     detector.load_state_dict(content["weights"])
+    if content.get("channels_last"):  # the layout that it was trained in
+        detector = channels_last(detector)
     own = content["detector"].get("inference", {})
     settings = InferenceSettings(**(own if inference is None else inference))
     precision = autocast_dtype(content["precision"], device)

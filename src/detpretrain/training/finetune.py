@@ -160,6 +160,7 @@ def write_model(
         "detector": dict(cell.detector),
         "backbone": dict(cell.backbone),
         "precision": cell.recipe.get("precision", "bf16"),
+        "channels_last": cell.recipe.get("channels_last", False),
         "plan": dict(plan),
         "patients": [dict(corpus) for corpus in patients],
         "trained_on": list(trained_on),

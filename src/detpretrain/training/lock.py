@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from detpretrain import trainers
 from detpretrain.errors import InputError
 from detpretrain.files import write_json
 from detpretrain.lock_file import NAME, is_alive, process_start, read_holder, same
@@ -22,7 +23,8 @@ class CellLock:
     """``with CellLock(folder):`` holds ``folder/lock.json``; a live holder makes it an ``InputError``.
 
     Same host: a holder whose process is gone (or whose process id was given to another process since) is taken over at once.
-    Other host: the scheduler is asked about its job; without an answer the lock is respected until it is stale.
+    Other host: the scheduler is asked about its job; without an answer the lock is respected until it is stale. What a batch job
+    leaves behind, another one that is requeued under the same number takes over.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,14 +37,18 @@ class CellLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while not self._take():
             self._remove_if_dead()
+        trainers.begin(self.path.parent, self._identity())
         self._beat = threading.Thread(target=self._heartbeat, daemon=True)
         self._beat.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         if self._beat is not None:
             self._beat.join()
+        # a loader process that the kernel killed shows as an error of another kind: the scheduler knows
+        by_itself = kind is None or issubclass(kind, SystemExit | InputError)
+        trainers.end(self.path.parent, False if by_itself else issubclass(kind, MemoryError) or None)
         if self._is_ours():
             self.path.unlink(missing_ok=True)
 

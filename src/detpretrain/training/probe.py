@@ -26,6 +26,7 @@ from detpretrain.folds import read_fold
 from detpretrain.inference.tiling import tile_starts
 from detpretrain.loading.patches import class_table
 from detpretrain.loading.spatial import read_region
+from detpretrain.models.channels_last import MOST_VOXELS, channels_last
 from detpretrain.models.factory import build_backbone, pretrained_part
 from detpretrain.preprocessing.store import PreprocessedCase, read_case
 from detpretrain.training import adaptation
@@ -198,6 +199,8 @@ def _scores(
     scores = {}
     for encoder, repeats in repeats_of.items():
         encoder = encoder.to(device).eval()
+        if device.type == "cpu" and patch.prod() <= MOST_VOXELS:
+            encoder = channels_last(encoder)
         trains = _gather(encoder, [draws[repeat] for repeat in repeats], patch, device)
         ((inputs, labels),) = _gather(encoder, [val], patch, device)
         for repeat, train in zip(repeats, trains, strict=True):

@@ -1,0 +1,219 @@
+"""Everything that ends a job early, and what the same command makes of it afterwards: the weights of an undisturbed run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+import yaml
+
+from detpretrain import lock_file, trainers
+from detpretrain.files import read_yaml
+
+pytestmark = pytest.mark.slurm
+
+CELLS = "cells/smoke_nodules/retina_unet_resenc/scratch"
+WORK = "work/smoke_nodules/retina_unet_resenc/scratch"
+FOLDS = ("fold0-seed0", "fold1-seed0", "fold2-seed0")
+STUDY = {
+    "study": "faults",
+    "size": "smoke",
+    "datasets": ["smoke_nodules"],
+    "rows": [{"detector": "retina_unet_resenc", "init": "scratch"}],
+    "comparison": {"resamples": 200},
+}
+SECONDS = 900
+EPOCHS = 12
+
+
+def write(repository, epochs, **runtime):
+    """A study whose trainings take a while, with its results in the copy; returns the arguments that name it."""
+    recipes = read_yaml(repository.root / "config" / "recipes.yaml")
+    recipes["retina_smoke"] |= {"epochs": epochs, "steps_per_epoch": 50}
+    (repository.root / "config" / "recipes.yaml").write_text(yaml.safe_dump(recipes))
+    config = STUDY | {"runtime": runtime, "pathvars": {"results": str(repository.root / "out")}}
+    (repository.root / "study.yaml").write_text(yaml.safe_dump(config))
+    return ("--configfile", "study.yaml")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(new_copy):
+    """The study run on this machine, without Slurm, and nothing ever stopped."""
+    repository = new_copy()
+    repository.snakemake("-c2", *write(repository, epochs=EPOCHS))
+    return repository.root / "out"
+
+
+@pytest.fixture
+def prepared(new_copy, undisturbed):
+    """``prepared(**runtime)`` -> a copy that has the data already, and the study's arguments."""
+
+    def make(**runtime):
+        repository = new_copy()
+        arguments = write(repository, EPOCHS, **runtime)
+        shutil.copytree(undisturbed / "data", repository.root / "out" / "data")
+        return repository, arguments
+
+    return make
+
+
+def progressed(repository, fold, beyond=0):
+    """Whether a training is under way: the process of its lock."""
+    work = repository.root / "out" / "faults" / WORK / fold
+    try:
+        step = json.loads((work / "progress.json").read_text())["step"]
+        holder = json.loads((work / lock_file.NAME).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return holder if step > beyond else None
+
+
+def same_weights(repository, undisturbed, folds=FOLDS):
+    for fold in folds:
+        ours, theirs = (
+            torch.load(results / "faults" / CELLS / fold / "model.pth", weights_only=True)["weights"]
+            for results in (repository.root / "out", undisturbed)
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs), fold
+
+
+def one_after_the_other(repository, fold):
+    """The trainers of a cell, as the log of its lock tells; no two at a time."""
+    found = trainers.read(repository.root / "out" / "faults" / WORK / fold)
+    for before, after in itertools.pairwise(found):
+        assert before["until"] is None or before["until"] <= after["since"]
+    assert found[-1]["until"] is not None
+    return found
+
+
+def test_cancelled_signalled_and_requeued_trainings_go_on(prepared, submit, undisturbed):
+    repository, study = prepared()
+    submission = submit(repository, *study, "--retries", "3")
+    submission.start()
+    cancelled = submission.wait_until(lambda: progressed(repository, FOLDS[0]), 180)
+    subprocess.run(["scancel", cancelled["job"]], check=True)
+    signalled = submission.wait_until(lambda: progressed(repository, FOLDS[1]), 180)
+    os.kill(signalled["pid"], signal.SIGTERM)
+    requeued = submission.wait_until(lambda: progressed(repository, FOLDS[2]), 180)
+    subprocess.run(["scontrol", "requeue", requeued["job"]], check=True)
+    assert submission.finish(SECONDS) == 0, submission.told()
+    same_weights(repository, undisturbed)
+    for fold, first in zip(FOLDS, (cancelled, signalled, requeued), strict=True):
+        found = one_after_the_other(repository, fold)
+        assert len(found) == 2
+        assert found[0]["job"] == first["job"]
+        assert (found[1]["job"] == first["job"]) == (fold == FOLDS[2])
+
+
+def test_killed_snakemake_leaves_jobs_that_unlock_ends(prepared, submit, undisturbed):
+    repository, study = prepared()
+    submission = submit(repository, *study)
+    submission.start()
+    submission.wait_until(lambda: progressed(repository, FOLDS[0]) or progressed(repository, FOLDS[1]), 180)
+    submission.kill()
+    left = [line for line in submission.seen.values() if "finetune" in line.comment]
+    assert left
+    again = submit(repository, *study)
+    again.start()
+    assert again.finish(120) != 0
+    assert "LockException" in again.told()
+    config = ("--config", "study.yaml")
+    listed = repository.detpretrain("unlock", *config)
+    assert all(line.job in listed for line in left), listed
+    repository.detpretrain("unlock", *config, "--yes")
+    ours = subprocess.run(["squeue", "-h", "-o", "%Z"], capture_output=True, text=True, check=True).stdout.split()
+    assert str(repository.root) not in ours
+    once_more = submit(repository, *study)
+    once_more.start()
+    assert once_more.finish(SECONDS) == 0, once_more.told()
+    same_weights(repository, undisturbed)
+    assert max(len(one_after_the_other(repository, fold)) for fold in FOLDS) == 2
+
+
+def test_training_longer_than_its_job_is_several_jobs(prepared, submit, undisturbed):
+    repository, study = prepared(budget_minutes=1, steps_per_second={"retina_unet_resenc": 1.0})
+    submission = submit(repository, *study, "--until", "finetune")
+    submission.start()
+    assert submission.finish(SECONDS) == 0, submission.told()
+    limits = {line.limit for line in submission.seen.values() if "finetune" in line.comment}
+    assert limits == {"1:00"}
+    same_weights(repository, undisturbed)
+    attempts = [one_after_the_other(repository, fold) for fold in FOLDS]
+    assert max(map(len, attempts)) >= 3  # the limit was hit twice
+
+
+def test_time_limit_that_nobody_foresaw(prepared, submit, undisturbed):
+    """Slurm ends the job itself: SIGTERM, and SIGKILL some seconds later."""
+    repository, study = prepared()
+    submission = submit(repository, *study, "--until", "finetune", "--retries", "2")
+    submission.start()
+    for _ in range(2):
+        holder = submission.wait_until(lambda: progressed(repository, FOLDS[0]), 240)
+        subprocess.run(["scontrol", "update", f"JobId={holder['job']}", "TimeLimit=0:01"], check=True)
+        submission.wait_until(lambda job=holder["job"]: job not in {one.job for one in _running(submission)}, 240)
+    assert submission.finish(SECONDS) == 0, submission.told()
+    same_weights(repository, undisturbed)
+    assert len(one_after_the_other(repository, FOLDS[0])) == 3
+
+
+def _running(submission):
+    lines = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=True).stdout.split()
+    return [line for line in submission.seen.values() if line.job in lines]
+
+
+def test_cell_that_fails_is_tried_again_and_reported_while_others_finish(prepared, submit, undisturbed):
+    repository, study = prepared()
+    blocked = repository.root / "out" / "faults" / WORK / FOLDS[1]
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where the state's folder should be\n")
+    submission = submit(repository, *study)
+    submission.start()
+    assert submission.finish(SECONDS) == 1
+    told = submission.told()
+    assert "NotADirectoryError" in told or "FileExistsError" in told  # its log
+    tried = {line.job for line in submission.seen.values() if "finetune" in line.comment and "fold1" in line.comment}
+    assert len(tried) == 2
+    for fold in (FOLDS[0], FOLDS[2]):
+        assert (repository.root / "out" / "faults" / CELLS / fold / "metrics.json").is_file()
+    assert not (repository.root / "out" / "faults" / CELLS / FOLDS[1]).joinpath("model.pth").exists()
+    same_weights(repository, undisturbed, (FOLDS[0], FOLDS[2]))
+    states = json.loads(repository.detpretrain("status", "--json", "--config", "study.yaml"))
+    assert re.search(r"failed", json.dumps(states))
+
+
+def test_cells_in_groups_cost_little_each(prepared, submit, undisturbed):
+    """200 cells that need nothing but their scores, fifty to a job."""
+    repository, study = prepared()
+    config = read_yaml(repository.root / "study.yaml") | {"seeds": list(range(67))}
+    (repository.root / "study.yaml").write_text(yaml.safe_dump(config))
+    cells = repository.root / "out" / "faults" / CELLS
+    for seed in range(67):
+        for fold in range(3):
+            cell = cells / f"fold{fold}-seed{seed}"
+            cell.mkdir(parents=True)
+            for name in ("model.pth", "log.csv", "raw_boxes.parquet"):
+                shutil.copyfile(undisturbed / "faults" / CELLS / FOLDS[fold] / name, cell / name)
+                time.sleep(0.001)
+    targets = [str(cells / f"fold{fold}-seed{seed}" / "metrics.json") for seed in range(67) for fold in range(3)]
+    group = ("--groups", "evaluate=metrics", "--group-components", "metrics=50", "--cores", "2")
+    submission = submit(repository, *study, *group, "--", *targets)
+    started = time.monotonic()
+    submission.start()
+    assert submission.finish(SECONDS) == 0, submission.told()
+    wall = time.monotonic() - started
+    assert len(list(cells.glob("*/metrics.json"))) == 201
+    tables = (repository.root / "out" / "faults" / "benchmarks" / "evaluate").glob("*.tsv")
+    work = sum(float(path.read_text().splitlines()[1].split("\t")[0]) for path in tables)
+    jobs = [line for line in submission.seen.values() if line.folder == str(repository.root)]
+    overhead = (2 * wall - work) / 201  # of two cores
+    print(f"{len(jobs)} jobs, {wall:.0f} s for {work:.0f} s of work: {overhead:.2f} s of a core per cell")
+    assert len(jobs) <= 6
+    assert overhead <= 1.5
