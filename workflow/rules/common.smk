@@ -45,8 +45,6 @@ LOADERS = RUNTIME.get("workers", 0)
 PROCESSES = RUNTIME.get("processes", 1)
 SHARDS = RUNTIME.get("shards", {})
 GPUS = RUNTIME.get("gpus", 0)
-# a rule's own number replaces that of the command line or the profile, so that both count here
-RETRIES = workflow.execution_settings.retries
 PROBE = ["probe.json"] if "probe" in STUDY.config else []
 FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
 
@@ -154,6 +152,11 @@ def all_pretrainings(name):
         f"{HERE}/pretrained/{init}/{backbone}/{name}"
         for init, backbone in STUDY.pretrainings
     ]
+
+
+def retries(jobs):
+    """Of trainings that need so many jobs, one for a lost node included; None = as the profile or the command line says."""
+    return jobs if jobs > 1 else None
 
 
 @cache

@@ -85,7 +85,7 @@ rule pretrain:
     benchmark:
         f"{HERE}/benchmarks/pretrain/{{init}}-{{backbone}}.tsv"
     priority: 10
-    retries: RETRIES + job_requests.pretrain_jobs(STUDY) - 1
+    retries: retries(job_requests.pretrain_jobs(STUDY))
     conda:
         "../../envs/environment.yaml"
     threads: 1 + LOADERS
@@ -154,7 +154,7 @@ rule finetune:
         f"{HERE}/logs/finetune/{{dataset}}-{{detector}}-{{init}}-fold{{fold}}-seed{{seed}}.log",
     benchmark:
         f"{HERE}/benchmarks/finetune/{{dataset}}-{{detector}}-{{init}}-fold{{fold}}-seed{{seed}}.tsv"
-    retries: RETRIES + job_requests.finetune_jobs(STUDY) - 1
+    retries: retries(job_requests.finetune_jobs(STUDY))
     conda:
         "../../envs/environment.yaml"
     threads: 1 + LOADERS
