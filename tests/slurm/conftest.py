@@ -17,7 +17,7 @@ from repository_copy import Repository, copied
 
 # instead of the profile's values for a cluster: a node that answers at once
 QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5", "--scheduler", "greedy")
-COLUMNS = "%i|%P|%m|%l|%b|%T|%k|%Z"
+COLUMNS = "%i|%P|%m|%l|%T|%k|%Z"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,7 +34,6 @@ class Queued:
     partition: str
     memory: str
     limit: str
-    tres: str
     state: str
     comment: str
     folder: str

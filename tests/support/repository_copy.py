@@ -19,6 +19,8 @@ class Job:
     rule: str
     wildcards: dict[str, str]
     files: str  # its input, output, log and benchmark lines
+    resources: dict[str, str]
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,13 @@ def jobs_in(plan: str) -> list[Job]:
 def _job(block: str) -> Job:
     rule = re.match(r"(?:local)?rule (\w+):", block)[1]
     fields = dict(re.findall(r"^    (\w+): (.*)$", block, flags=re.MULTILINE))
-    pairs = [pair.partition("=") for pair in fields.get("wildcards", "").split(", ") if pair]
+    wildcards, resources = (_pairs(fields.get(name, "")) for name in ("wildcards", "resources"))
     files = " ".join(fields.get(name, "") for name in ("input", "output", "log", "benchmark"))
-    return Job(rule, {name: value for name, _, value in pairs}, files)
+    return Job(rule, wildcards, files, resources, int(fields.get("threads", 1)))
+
+
+def _pairs(line: str) -> dict[str, str]:
+    return {name: value for name, _, value in (pair.partition("=") for pair in line.split(", ") if pair)}
 
 
 def copied(folder: Path) -> Repository:
