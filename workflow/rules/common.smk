@@ -8,7 +8,14 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from detpretrain import files, job_requests, leaves, provenance, trainers
+from detpretrain import (
+    files,
+    job_requests,
+    leaves,
+    provenance,
+    trainers,
+    training_speed,
+)
 from detpretrain.errors import InputError
 from detpretrain.selector import Selection
 from detpretrain.study import Cell, Row, assemble
@@ -45,6 +52,7 @@ LOADERS = RUNTIME.get("workers", 0)
 PROCESSES = RUNTIME.get("processes", 1)
 SHARDS = RUNTIME.get("shards", {})
 GPUS = RUNTIME.get("gpus", 0)
+SHORT_STEPS = 1000
 PROBE = ["probe.json"] if "probe" in STUDY.config else []
 FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
 
@@ -152,6 +160,12 @@ def all_pretrainings(name):
         f"{HERE}/pretrained/{init}/{backbone}/{name}"
         for init, backbone in STUDY.pretrainings
     ]
+
+
+def training_priority(wildcards):
+    """Short trainings before predictions, so that no core waits for the last of them; of long ones, results come first."""
+    recipe = STUDY.entry("detectors", wildcards.detector)["recipe"]
+    return 5 if training_speed.steps(STUDY, recipe) <= SHORT_STEPS else 0
 
 
 def retries(jobs):

@@ -154,6 +154,7 @@ rule finetune:
         f"{HERE}/logs/finetune/{{dataset}}-{{detector}}-{{init}}-fold{{fold}}-seed{{seed}}.log",
     benchmark:
         f"{HERE}/benchmarks/finetune/{{dataset}}-{{detector}}-{{init}}-fold{{fold}}-seed{{seed}}.tsv"
+    priority: training_priority
     retries: retries(job_requests.finetune_jobs(STUDY))
     conda:
         "../../envs/environment.yaml"
