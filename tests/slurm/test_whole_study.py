@@ -27,14 +27,8 @@ def test_smoke_study_is_what_it_is_on_one_machine(new_copy, submit, tmp_path):
     for repository in (local, cluster):
         (repository.root / "place.yaml").write_text(GPU_STUDY.replace("RESULTS", str(repository.root / "out")))
     study = ("--configfile", "config/smoke.yaml", "place.yaml")
-    submission = submit(
-        cluster,
-        *study,
-        "--default-resources",
-        "slurm_partition=short",
-        "--set-resources",
-        "finetune:slurm_partition=gpu",
-    )
+    partitions = ("--default-resources", "slurm_partition=gpu", "--set-resources", "leakage:slurm_partition=short")
+    submission = submit(cluster, *study, *partitions)
     submission.start()
     assert submission.finish(900) == 0, submission.told()
 

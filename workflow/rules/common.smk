@@ -90,6 +90,10 @@ def prepare_threads(wildcards):
     return PROCESSES if "raw" in STUDY.entry("datasets", wildcards.dataset) else 1
 
 
+def prepare_minutes(wildcards):
+    return 1440 if "raw" in STUDY.entry("datasets", wildcards.dataset) else 60
+
+
 def preprocessed_shards(wildcards):
     """The lists of the jobs that preprocess a data set together; none where a single job does."""
     count = SHARDS.get(wildcards.dataset, 1)

@@ -16,7 +16,7 @@ rule prepare:
     threads: prepare_threads
     resources:
         mem_mb=lambda wildcards, threads: 4000 * (threads + 1),
-        runtime=1440,
+        runtime=prepare_minutes,
     params:
         recipe=lambda wildcards: leaves.recipe(
             "prepare", leaves.prepare(STUDY, wildcards.dataset)
