@@ -47,6 +47,7 @@ CONFIGURATION = {
     "watch",
     "clean",
     "rerun",
+    "containers",
 }
 CONFIGURATION_USES = {"errors", "files", "lock_file", "provenance", "hub", "pretraining_kinds"}
 NEVER = {

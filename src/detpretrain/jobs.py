@@ -34,11 +34,12 @@ def add_runtime(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     arguments.add_argument("--workers", type=int, help="loader processes; the result does not depend on it")
     arguments.add_argument("--budget-minutes", type=float, help="stop early, with the state saved and exit status 75")
+    arguments.add_argument("--stage", help="folder on a disk of this node, where a copy of what is read is kept")
 
 
 def runtime_settings(arguments: argparse.Namespace, study: Study) -> dict[str, Any]:
-    """``device``, ``workers`` and ``budget_minutes`` as given on the command line, else by the study, else absent."""
-    names = ("device", "workers", "budget_minutes")
+    """The fields of ``training.runtime.Runtime`` as given on the command line, else by the study, else None."""
+    names = ("device", "workers", "budget_minutes", "stage")
     given = {name: getattr(arguments, name, None) for name in names}
     return {name: study.config["runtime"].get(name) if value is None else value for name, value in given.items()}
 

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
-from detpretrain import files, leaves, provenance
+from detpretrain import containers, files, leaves, provenance
 from detpretrain.errors import InputError
 from detpretrain.selector import Selection
 from detpretrain.study import Cell, Row, assemble
@@ -33,7 +34,7 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = STUDY.results
-DATA = f"{RESULTS}/data"
+DATA = str(STUDY.data)
 HERE = str(STUDY.folder)
 # what is made of the selected rows together must not replace what is made of all; cells and rows are the same in both
 TOGETHER = f"{HERE}/only/{ONLY.name}" if ONLY else HERE
@@ -52,10 +53,29 @@ FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
 # rerun a study: jobs find the scripts and the study files in the environment, and read `runtime:` from the study.
 SCRIPTS = shlex.quote(str(ROOT / "workflow" / "scripts"))
 STUDY_FILES = shlex.quote(os.pathsep.join(map(str, workflow.configfiles)))
-# the interpreter that runs Snakemake, unless rules have environments of their own (--sdm conda)
+# the interpreter that runs Snakemake, unless rules have an environment of their own, which then runs this checkout's source
 INTERPRETER = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-if workflow.deployment_settings.deployment_method:
-    INTERPRETER = ""
+OWN = {DeploymentMethod.CONDA, DeploymentMethod.APPTAINER} & set(
+    workflow.deployment_settings.deployment_method
+)
+if OWN:
+    INTERPRETER = (
+        f"export PYTHONNOUSERSITE=1 PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
+    )
+if len(OWN) == 2:
+    raise WorkflowError(
+        "--sdm conda apptainer: give one of them, the image holds the packages"
+    )
+if DeploymentMethod.APPTAINER in OWN:
+    if not Path(containers.IMAGE).is_file():
+        raise WorkflowError(
+            f"{containers.IMAGE}: image not found: build it (envs/detpretrain.def says how), or put a link to it there"
+        )
+    os.environ.update(
+        containers.environment(
+            STUDY, [Path(file) for file in workflow.configfiles], ROOT
+        )
+    )
 # glibc gives the memory of large tensors back and asks for it again in every step: a tenth of a training's time on a CPU
 MALLOC = "MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824"
 shell.prefix(
@@ -63,6 +83,9 @@ shell.prefix(
         "{", "{{"
     ).replace("}", "}}")
 )
+
+
+container: containers.IMAGE
 
 
 wildcard_constraints:
