@@ -71,11 +71,8 @@ def finetune(
     """Trains the cell (or goes on with it) and writes ``model.pth`` and ``log.csv``."""
     started = time.monotonic()
     recipe = Recipe.from_entry(cell.recipe_name, cell.recipe)
-    with (
-        distributed.joined(runtime.device) as place,
-        distributed.held_by_first(CellLock(work)),
-        staged([preprocessed], runtime.stage) as [near],
-    ):
+    lock = distributed.held_by_first(CellLock(work))
+    with distributed.joined(runtime.device) as place, lock, staged([preprocessed], runtime.stage) as [near]:
         distributed.check_batch(cell.recipe_name, recipe.batch_size, recipe.accumulate)
         device = replace(runtime, device=place).prepare(recipe.threads)
         index, split = read_json(preprocessed / "index.json"), read_fold(splits, cell.fold)

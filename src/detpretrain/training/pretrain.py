@@ -75,11 +75,9 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
     """
     started = time.monotonic()
     recipe = Recipe.from_entry(job.recipe_name, job.recipe)
-    with (
-        distributed.joined(runtime.device) as place,
-        distributed.held_by_first(CellLock(work)),
-        staged([corpus.preprocessed for corpus in corpora], runtime.stage) as folders,
-    ):
+    lock = distributed.held_by_first(CellLock(work))
+    copies = staged([corpus.preprocessed for corpus in corpora], runtime.stage)
+    with distributed.joined(runtime.device) as place, lock, copies as folders:
         distributed.check_batch(job.recipe_name, recipe.batch_size, recipe.accumulate)
         device = replace(runtime, device=place).prepare(recipe.threads)
         sources = [patch_source(corpus, near) for corpus, near in zip(corpora, folders, strict=True)]
