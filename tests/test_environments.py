@@ -79,6 +79,15 @@ def test_pip_is_handed_a_copy_of_conda_s_environment_so_it_names_no_file():
     assert "pip" in conda
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_environment_names_a_package_twice(path):
+    listed = yaml.safe_load(path.read_text())["dependencies"]
+    lines = [entry for entry in listed if isinstance(entry, str)]
+    lines += [line for entry in listed if isinstance(entry, dict) for line in entry["pip"] if not line.startswith("-")]
+    names = [canonical(re.match(r"[A-Za-z0-9_.-]+", line.rpartition("::")[2])[0]) for line in lines]
+    assert sorted(names) == sorted(set(names))
+
+
 def python_versions():
     conda, _ = environment()
     yield "environment.yaml", next(line.split("=")[1] for line in conda if line.startswith("python="))
