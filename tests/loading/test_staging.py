@@ -218,6 +218,7 @@ def test_missing_file_of_the_data_set_is_one_line(source, place):
     ):
         pass
     assert "\n" not in str(error.value)
+    assert list(place.iterdir()) == []
 
 
 def test_copy_with_a_short_file_is_made_again(source, place, capsys):

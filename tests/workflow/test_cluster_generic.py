@@ -61,7 +61,7 @@ rule good:
     output: "good.txt"
     threads: 3
     resources: mem_mb=1500, runtime=90, gpu=2
-    shell: "echo {threads} > {output}"
+    shell: "echo {resources.mem_mb} > {output}"
 
 rule bad:
     output: "bad.txt"
@@ -111,7 +111,7 @@ def test_jobs_go_through_the_scheduler_with_their_resources(tmp_path, scheduler)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
-    assert (tmp_path / "good.txt").read_text() == "3\n", said
+    assert (tmp_path / "good.txt").read_text() == "1500\n", said
     assert "Error in rule bad" in said
     assert "Error in rule good" not in said
     calls = {}

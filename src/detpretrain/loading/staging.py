@@ -92,7 +92,7 @@ class _Copy:
 @contextmanager
 def _near(folder: Path, place: Path) -> Iterator[Path]:
     try:
-        copy = _planned(folder, _own_folder(place))
+        copy = _planned(folder, place)
         handle = _acquired(copy)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -107,7 +107,7 @@ def _near(folder: Path, place: Path) -> Iterator[Path]:
         _remove_unless_used(copy.lock)
 
 
-def _planned(folder: Path, home: Path) -> _Copy:
+def _planned(folder: Path, place: Path) -> _Copy:
     """Raises ``InputError`` for a missing file: a training would miss it too, hours later."""
     index = read_json(folder / INDEX)
     key = digest([folder / INDEX])
@@ -118,7 +118,7 @@ def _planned(folder: Path, home: Path) -> _Copy:
             files[name] = (folder / name).stat().st_size
         except FileNotFoundError:
             raise InputError(f"{folder / name}: file not found: run the preprocessing again") from None
-    return _Copy(folder, home / f"{index['plan']['dataset']}-{key}", files, key)
+    return _Copy(folder, _own_folder(place) / f"{index['plan']['dataset']}-{key}", files, key)
 
 
 def _own_folder(place: Path) -> Path:
@@ -144,7 +144,7 @@ def _acquired(copy: _Copy) -> int:
             if not copy.is_whole():
                 _make(copy)
         except OSError:
-            copy.lock.unlink(missing_ok=True)
+            _forget(copy.lock)
             raise
         finally:
             os.close(handle)
@@ -206,7 +206,7 @@ def _locked(path: Path, mode: int) -> int:
 
 
 def _remove_unless_used(lock: Path) -> None:
-    """Removes a copy, its lock and, if it was the last one, the folder."""
+    """Removes a copy that nobody holds."""
     try:
         handle = _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -214,9 +214,14 @@ def _remove_unless_used(lock: Path) -> None:
     try:
         for path in (lock.with_suffix(""), lock.with_suffix(".part")):
             shutil.rmtree(path, ignore_errors=True)
-        lock.unlink(missing_ok=True)
+        _forget(lock)
     finally:
         os.close(handle)
+
+
+def _forget(lock: Path) -> None:
+    """Removes a lock that is ours alone and, if it was the last one, the folder."""
+    lock.unlink(missing_ok=True)
     with suppress(OSError):
         lock.parent.rmdir()
 
