@@ -51,6 +51,7 @@ CONFIGURATION = {
     "rerun",
     "training_speed",
     "job_requests",
+    "containers",
 }
 # preprocessing for what a plan needs in memory
 CONFIGURATION_USES = {"errors", "files", "lock_file", "provenance", "hub", "pretraining_kinds"}

@@ -28,13 +28,18 @@ def _no_batch_job(monkeypatch):
 
 def test_command_line_overrides_the_study_s_runtime():
     chosen = study.assemble(
-        study.merge(study.read_yaml(ROOT / "config" / "smoke.yaml"), {"runtime": {"device": "cuda:1", "workers": 3}}),
+        study.merge(
+            study.read_yaml(ROOT / "config" / "smoke.yaml"),
+            {"runtime": {"device": "cuda:1", "workers": 3, "stage": "$TMPDIR"}},
+        ),
         ROOT,
         "x",
     )
-    assert jobs.runtime_settings(parsed(), chosen) == {"device": "cuda:1", "workers": 3, "budget_minutes": None}
-    given = parsed("--device", "cpu", "--workers", "0", "--budget-minutes", "1.5")
-    assert jobs.runtime_settings(given, chosen) == {"device": "cpu", "workers": 0, "budget_minutes": 1.5}
+    own = {"device": "cuda:1", "workers": 3, "budget_minutes": None, "stage": "$TMPDIR"}
+    assert jobs.runtime_settings(parsed(), chosen) == own
+    given = parsed("--device", "cpu", "--workers", "0", "--budget-minutes", "1.5", "--stage", "/local")
+    expected = {"device": "cpu", "workers": 0, "budget_minutes": 1.5, "stage": "/local"}
+    assert jobs.runtime_settings(given, chosen) == expected
 
 
 def test_budget_is_no_more_than_the_batch_job_has_left(monkeypatch):

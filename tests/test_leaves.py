@@ -98,7 +98,8 @@ def test_plan_spec_changes_plan_only():
 
 
 def test_runtime_and_folders_change_nothing():
-    elsewhere = {"runtime": {"device": "cpu", "workers": 2, "budget_minutes": 5}, "pathvars": {"results": "/x"}}
+    runtime = {"device": "cpu", "workers": 2, "budget_minutes": 5, "stage": "/local"}
+    elsewhere = {"runtime": runtime, "pathvars": {"results": "/x", "data": "/y", "scratch": "/z"}}
     assert changed(config=CONFIG | elsewhere) == set()
 
 

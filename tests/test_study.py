@@ -52,6 +52,19 @@ def test_results_folder_can_be_elsewhere():
     assert assembled(pathvars={"results": "/elsewhere"}).folder == Path("/elsewhere/smoke")
 
 
+def test_data_and_work_lie_with_the_results_unless_they_have_places_of_their_own():
+    found = assembled()
+    assert (found.data, found.work) == (Path("results/data"), Path("results/smoke/work"))
+    found = assembled(pathvars={"results": "/r"})
+    assert (found.data, found.work) == (Path("/r/data"), Path("/r/smoke/work"))
+    found = assembled(pathvars={"data": "/fast/data", "scratch": "/scratch"})
+    assert (found.folder, found.data, found.work) == (
+        Path("results/smoke"),
+        Path("/fast/data"),
+        Path("/scratch/smoke/work"),
+    )
+
+
 STUDY_FILES = [path for path in sorted((ROOT / "config").glob("*.yaml")) if path.stem not in study.KINDS]
 
 
@@ -73,7 +86,10 @@ def test_every_study_file_assembles(path):
         (SMOKE | {"rows": [{"detektor": "retina_unet_resenc", "init": "mae"}]}, ["'detektor'", "rows.0", "'detector'"]),
         (SMOKE | {"comparison": {"resample": 5}}, ["'resample'", "in comparison", "'resamples'"]),
         (SMOKE | {"pathvars": {"result": "x"}}, ["'result'", "'results'"]),
+        (SMOKE | {"pathvars": {"scrach": "x"}}, ["'scrach'", "'scratch'"]),
+        (SMOKE | {"pathvars": {"data": ""}}, ["pathvars.data", "'' should be non-empty"]),
         (SMOKE | {"runtime": {"budget": 5}}, ["'budget'", "in runtime", "'budget_minutes'"]),
+        (SMOKE | {"runtime": {"stage": True}}, ["runtime.stage", "True is not of type 'string'"]),
         (SMOKE | {"zzz": 1}, ["unknown key 'zzz'", "known are", "datasets"]),
         (SMOKE | {"seeds": "0"}, ["seeds", "is not of type 'array'"]),
         (SMOKE | {"folds": [-1]}, ["folds.0", "less than the minimum"]),

@@ -1,3 +1,4 @@
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def test_every_cell_and_pretraining_has_places_of_its_own(chosen):
     ):
         assert len(set(places)) == len(places)
         assert all(place.is_relative_to(chosen.folder) for place in places)
+
+
+def test_work_may_lie_elsewhere_and_nothing_else_follows_it(chosen):
+    config = {**chosen.config, "pathvars": {**chosen.config["pathvars"], "scratch": "/scratch"}}
+    apart = study.Study(config, chosen.entries, chosen.plans)
+    pairs = zip(chain(*trainings.of_study(chosen)), chain(*trainings.of_study(apart)), strict=True)
+    for before, after in pairs:
+        assert after.work == Path("/scratch/smoke/work") / before.work.relative_to(chosen.folder / "work")
+        assert (after.folder, after.stages) == (before.folder, before.stages)
 
 
 def test_training_is_finished_when_the_last_of_its_files_is_there(chosen):

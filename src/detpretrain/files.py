@@ -32,6 +32,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
 
+
 # the same reader in C where PyYAML has it: every job reads all entries
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -79,7 +79,7 @@ def preparation_memory(study: Study, dataset: str, processes: int) -> int:
 
 def _case_mb(study: Study, dataset: str) -> float:
     """Of the largest case, as far as the data set is prepared."""
-    cases = study.results / "data" / dataset / "task" / "cases.csv"
+    cases = study.data / dataset / "task" / "cases.csv"
     if not cases.is_file():
         return UNKNOWN_CASE_MB
     with cases.open(newline="") as handle:

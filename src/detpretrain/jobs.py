@@ -37,14 +37,15 @@ def add_runtime(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--job-minutes", type=float, help="time limit of the batch job, where its scheduler cannot be asked"
     )
+    arguments.add_argument("--stage", help="folder on a disk of this node, where a copy of what is read is kept")
 
 
 def runtime_settings(arguments: argparse.Namespace, study: Study) -> dict[str, Any]:
-    """``device``, ``workers`` and ``budget_minutes`` as given on the command line, else by the study, else absent.
+    """The fields of ``training.runtime.Runtime`` as given on the command line, else by the study, else None.
 
     In a batch job the budget is no more than the job has left.
     """
-    names = ("device", "workers", "budget_minutes")
+    names = ("device", "workers", "budget_minutes", "stage")
     given = {name: getattr(arguments, name, None) for name in names}
     settings = {name: study.config["runtime"].get(name) if value is None else value for name, value in given.items()}
     left = time_limit.minutes_to_train(os.environ, getattr(arguments, "job_minutes", None))

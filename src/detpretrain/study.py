@@ -80,11 +80,24 @@ class Study:
 
     @property
     def results(self) -> Path:
-        return Path(self.config.get("pathvars", {}).get("results", "results"))
+        return Path(self._place("results") or "results")
+
+    @property
+    def data(self) -> Path:
+        """Folder of the tasks, plans and preprocessed arrays, which studies share."""
+        return Path(self._place("data") or self.results / "data")
 
     @property
     def folder(self) -> Path:
         return self.results / self.name
+
+    @property
+    def work(self) -> Path:
+        """Folder of the resumable states of the study's trainings."""
+        return Path(self._place("scratch") or self.results) / self.name / "work"
+
+    def _place(self, name: str) -> str | None:
+        return self.config.get("pathvars", {}).get(name)
 
     def entry(self, kind: str, name: str) -> dict[str, Any]:
         """An entry with the values of the study's size, and the recipe that the study gives it instead of its own.

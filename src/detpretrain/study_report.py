@@ -53,7 +53,7 @@ def write_report(study: Study, root: Path, comparison: Path, rows: Sequence[Row]
         comparison,
         [study.folder / "rows" / row.path / "matches.parquet" for row in rows],
         [_record(study, state) for state in present],
-        {row.dataset: study.results / "data" / row.dataset / "task" for row in study.rows},
+        {row.dataset: study.data / row.dataset / "task" for row in study.rows},
         output,
         settings,
         pretrained,

@@ -58,7 +58,7 @@ def of_cell(study: Study, cell: Cell) -> Training:
     return Training(
         cell.path,
         study.folder / "cells" / cell.path,
-        study.folder / "work" / cell.path,
+        study.work / cell.path,
         tuple(Stage(name, frozenset(results), study.folder / "logs" / name / log) for name, results in files.items()),
     )
 
@@ -68,7 +68,7 @@ def of_pretraining(study: Study, init: str, backbone: str) -> Training:
     return Training(
         f"{init}/{backbone}",
         study.folder / "pretrained" / init / backbone,
-        study.folder / "work" / "pretrained" / init / backbone,
+        study.work / "pretrained" / init / backbone,
         (Stage("pretrain", results, study.folder / "logs" / "pretrain" / f"{init}-{backbone}.log"),),
     )
 

@@ -31,7 +31,7 @@ def write_task():
     """``write_task(study, dataset, cases)``: a prepared task as far as it is read here; cases: id -> (shape, spacing, set)."""
 
     def write(chosen, dataset, cases, modalities=("CT",)):
-        folder = chosen.results / "data" / dataset / "task"
+        folder = chosen.data / dataset / "task"
         (folder / "raw_splitted" / "imagesTr").mkdir(parents=True)
         names = {str(number): name for number, name in enumerate(modalities)}
         write_json(folder / "dataset.json", {"name": dataset, "labels": {"0": "lesion"}, "modalities": names})

@@ -1,4 +1,6 @@
 import os
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,14 +40,14 @@ def test_voxels_by_hand():
 
 def test_compression_is_measured_on_what_is_there(assemble):
     chosen = assemble()
-    assert space.compression(chosen.results) is None
-    folder = chosen.results / "data" / "d" / "p" / "preprocessed"
+    assert space.compression(chosen.data) is None
+    folder = chosen.data / "d" / "p" / "preprocessed"
     folder.mkdir(parents=True)
     store.write_case(folder, "a", np.zeros((2, 32, 32, 32), np.float32), np.zeros((32, 32, 32), int), {})
     write_json(folder / "index.json", {"cases": [{"shape": [32, 32, 32]}], "plan": {"channels": 2}})
     stored = sum(path.stat().st_size for path in folder.glob("*.b2nd"))
-    assert space.compression(chosen.results) == pytest.approx(stored / (2 * 32**3 * 4))
-    assert space.compression(chosen.results) < 0.1  # zeros
+    assert space.compression(chosen.data) == pytest.approx(stored / (2 * 32**3 * 4))
+    assert space.compression(chosen.data) < 0.1  # zeros
 
 
 def test_preprocessed_size_of_a_prepared_data_set(assemble, write_task, monkeypatch):
@@ -190,6 +192,47 @@ def test_need_against_what_is_free(assemble, monkeypatch):
     assert "at least 99.0 GB needed" in found["results"].found
     assert found["not known yet"].state == "warning"
     assert "files (inodes)" not in findings(monkeypatch, assemble(), needs, inodes=0, limit=0)
+
+
+def elsewhere(chosen, **places):
+    return replace(chosen, config={**chosen.config, "pathvars": {**chosen.config["pathvars"], **places}})
+
+
+def test_data_on_a_disk_of_their_own_have_their_own_room(assemble, monkeypatch):
+    memory = Path("/dev/shm/detpretrain-nowhere")
+    chosen = elsewhere(assemble(), data=str(memory))
+    if not memory.parent.is_dir() or os.stat(memory.parent).st_dev == os.stat(chosen.results.parent).st_dev:
+        pytest.skip("no second file system here")
+    needs = [Need("a", 0, 60e9, 30, place="data"), Need("b", 0, 99e9, 20)]
+    found = findings(monkeypatch, chosen, needs)
+    assert found["results"].found == f"{chosen.results}: 100 GB free, 99.0 GB needed"
+    assert found["data"].found == f"{memory}: 100 GB free, 60.0 GB needed"
+    assert found["files of data (inodes)"].found == "50 free, 30 needed"
+    assert {finding.state for finding in found.values()} == {"ok"}
+    found = findings(monkeypatch, chosen, [*needs, Need("c", 0, 50e9, 1, place="data")])
+    assert (found["results"].state, found["data"].state) == ("ok", "blocks")
+    assert found["data"].remedy == "make room, or set pathvars: {data: FOLDER}"
+    together = findings(monkeypatch, elsewhere(chosen, data=str(chosen.results.parent / "data")), needs)
+    assert "159.0 GB needed" in together["results"].found
+    assert "data" not in together
+
+
+def test_needs_of_tasks_and_arrays_fill_the_data_folder(assemble):
+    places = {need.name: need.place for need in space.needs(assemble())}
+    assert {name for name, place in places.items() if place == "data"} == {name for name in places if ":" in name}
+    assert places["raw boxes"] == "results"
+
+
+def test_room_for_states_and_for_copies(assemble, monkeypatch, tmp_path):
+    chosen = elsewhere(assemble(runtime={"stage": "$NODE_DISK"}), scratch=str(tmp_path / "scratch"))
+    monkeypatch.delenv("NODE_DISK", raising=False)
+    found = findings(monkeypatch, chosen, [])
+    assert found["scratch"].found == f"{tmp_path}: 100 GB free"
+    assert (found["staging"].state, found["staging"].found.split(":")[0]) == ("ok", "$NODE_DISK")
+    monkeypatch.setenv("NODE_DISK", str(tmp_path / "none"))
+    assert findings(monkeypatch, chosen, [])["staging"].state == "warning"
+    (tmp_path / "none").mkdir()
+    assert findings(monkeypatch, chosen, [])["staging"].found == f"{tmp_path / 'none'}: 100 GB free"
 
 
 def test_table(assemble):

@@ -44,7 +44,7 @@ def workplace(tmp_path_factory):
     return root
 
 
-def start(workplace, nodules, folder, config):
+def start(workplace, nodules, folder, config, **more):
     chosen = study.load([workplace / config], workplace)
     arguments = {
         "config": workplace / config,
@@ -60,6 +60,7 @@ def start(workplace, nodules, folder, config):
         "model": folder / "model.pth",
         "log": folder / "log.csv",
         "device": "cpu",
+        **more,
     }
     script = workplace / "workflow" / "scripts" / "finetune.py"
     command = [sys.executable, str(script), *(f"--{name}={value}" for name, value in arguments.items())]
@@ -91,6 +92,17 @@ def test_two_processes_train_what_one_would(pair):
     for name, value in ours["weights"].items():
         torch.testing.assert_close(value, theirs["weights"][name], rtol=1e-3, atol=1e-5)
     assert (theirs["provenance"]["processes"], ours["provenance"]["processes"]) == (1, 2)
+
+
+@pytest.mark.ddp
+def test_they_share_one_copy_of_the_data_on_a_node(workplace, nodules, pair, tmp_path):
+    (tmp_path / "node").mkdir()
+    _, err = finished(start(workplace, nodules, tmp_path, "together.yaml", stage=tmp_path / "node"))
+    assert (err.count("staging: copying "), err.count("staging: reading "), err.count("WARNING")) == (1, 2, 0)
+    assert list((tmp_path / "node").iterdir()) == []
+    ours, theirs = (checkpoints.load(folder / "model.pth") for folder in (tmp_path, pair[1]))
+    for name, value in ours["weights"].items():
+        assert torch.equal(value, theirs["weights"][name]), name
 
 
 @pytest.mark.ddp

@@ -16,6 +16,7 @@ import yaml
 
 from detpretrain import leaves, study
 from detpretrain.inference import model as inference_model
+from detpretrain.preprocessing import store
 from detpretrain.tasks import Task, read_splits
 from detpretrain.training import adaptation, checkpoints
 from detpretrain.training.finetune import Cell, finetune
@@ -188,7 +189,7 @@ def checkpoint(cell, nodules, tmp_path):
 def train(cell, nodules, tmp_path):
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
 
-    def run(folder, checkpoint, budget=None):
+    def run(folder, checkpoint, budget=None, stage=None):
         folder = tmp_path / folder
         finetune(
             replace(cell, checkpoint=checkpoint),
@@ -197,7 +198,7 @@ def train(cell, nodules, tmp_path):
             folder / "work",
             folder / "model.pth",
             folder / "log.csv",
-            Runtime("cpu", 0, budget),
+            Runtime("cpu", 0, budget, stage),
         )
         return checkpoints.load(folder / "model.pth")
 
@@ -218,6 +219,23 @@ def test_state_that_started_from_another_checkpoint_is_not_resumed(train, checkp
     pretrained = found["provenance"]["pretrain"]
     assert pretrained["recipe"] == "pretrained 2"
     assert "Framework" in [citation["type"] for citation in pretrained["citations"]]
+
+
+def test_data_that_are_copied_to_the_node_train_the_same_weights(train, nodules, tmp_path, monkeypatch):
+    opened, folders = store._open, set()
+    monkeypatch.setattr(store, "_open", lambda path: (folders.add(path.parent), opened(path))[1])
+    expected = train("shared", None)
+    assert folders == {nodules / "preprocessed"}
+    folders.clear()
+    (tmp_path / "node").mkdir()
+    found = train("near", None, stage=str(tmp_path / "node"))
+    [near] = folders
+    assert near.is_relative_to(tmp_path / "node")
+    assert list((tmp_path / "node").iterdir()) == []
+    for name, value in expected["weights"].items():
+        assert torch.equal(value, found["weights"][name]), name
+    logs = [pd.read_csv(tmp_path / name / "log.csv").drop(columns="seconds") for name in ("shared", "near")]
+    pd.testing.assert_frame_equal(*logs, check_exact=True)
 
 
 def test_checkpoint_changes_the_encoder_and_nothing_else_before_training(train, checkpoint, cell, nodules, monkeypatch):

@@ -40,11 +40,11 @@ def job():
     )
 
 
-def train(job, folder, *corpora, budget=None):
+def train(job, folder, *corpora, budget=None, stage=None):
     names = ("checkpoint.pth", "log.csv", "assessment.json", "preview.npz")
     outputs = Outputs(*(folder / name for name in names))
     corpora = [Corpus(part / "task", part / "preprocessed", "phantoms") for part in corpora]
-    pretrain(job, corpora, folder / "work", outputs, Runtime("cpu", 0, budget))
+    pretrain(job, corpora, folder / "work", outputs, Runtime("cpu", 0, budget, stage))
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +75,16 @@ def test_log_has_training_and_validation_losses(trained):
     assert (log[["train_loss", "val_loss"]] > 0).all(axis=None)
 
 
-def test_stopped_and_started_again_ends_the_same(job, corpus, trained, tmp_path):
+def test_stopped_and_started_again_on_a_copy_ends_the_same(job, corpus, trained, tmp_path, capsys):
     with pytest.raises(Stopped):
         train(job, tmp_path, corpus, budget=1e-9)
     assert not (tmp_path / "checkpoint.pth").exists()
-    train(job, tmp_path, corpus)
+    (tmp_path / "node").mkdir()
+    train(job, tmp_path, corpus, stage=str(tmp_path / "node"))
+    out, err = capsys.readouterr()
+    assert "resumed at step" in out
+    assert f"staging: reading {corpus / 'preprocessed'} from {tmp_path / 'node'}" in err
+    assert list((tmp_path / "node").iterdir()) == []
     ours, theirs = (checkpoints.load(folder / "checkpoint.pth")["network_weights"] for folder in (tmp_path, trained))
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name

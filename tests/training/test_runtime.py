@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -15,6 +17,12 @@ def _restored():
 
 def test_absent_settings_keep_their_default():
     assert Runtime.of({"device": None, "workers": 2, "budget_minutes": None}) == Runtime("auto", 2, None)
+
+
+def test_what_comes_before_the_training_counts_towards_the_budget():
+    assert Runtime("cpu").minutes_left(time.monotonic() - 600) is None
+    left = Runtime("cpu", budget_minutes=60).minutes_left(time.monotonic() - 600)
+    assert 49.9 < left <= 50
 
 
 def test_cpu_is_deterministic_with_the_recipe_s_threads():

@@ -78,8 +78,38 @@ def test_second_run_has_nothing_to_do(finished):
 
 def test_another_way_to_run_reruns_nothing(finished, tmp_path):
     repository, _, study = finished
-    (tmp_path / "fast.yaml").write_text("runtime: {device: cpu, workers: 1, gpus: 0, budget_minutes: 500}\n")
+    runtime = "{device: cpu, workers: 1, gpus: 0, budget_minutes: 500, stage: $TMPDIR}"
+    (tmp_path / "fast.yaml").write_text(f"runtime: {runtime}\n")
     assert repository.planned(*study, tmp_path / "fast.yaml") == []
+
+
+def test_work_lies_with_the_results_and_may_move_without_a_rerun(finished, tmp_path):
+    repository, results, files = finished
+    place = tmp_path / "scratch.yaml"
+    place.write_text(f"pathvars: {{scratch: {tmp_path}}}\n")
+    cells, pretrainings = trainings.of_study(study.load([repository.root / files[1], files[2]], repository.root))
+    for training in (*cells, *pretrainings):
+        assert training.work.is_relative_to(results / "smoke" / "work")
+        assert training.work.is_dir()
+    assert repository.planned(*files, place) == []
+
+
+def test_data_may_move_without_a_rerun(finished, tmp_path):
+    """Behind a link; by another name of the folder, Snakemake has to be told that other names of inputs are no other inputs."""
+    repository, results, study = finished
+    moved = tmp_path / "fast"
+    (results / "data").rename(moved)
+    try:
+        (tmp_path / "data.yaml").write_text(f"pathvars: {{data: {moved}}}\n")
+        named = (*study, tmp_path / "data.yaml")
+        assert repository.planned(*named, "--rerun-triggers", "mtime", "params", "code") == []
+        assert {job.rule for job in repository.planned(*named)} >= {"pretrain", "finetune"}
+        (results / "data").symlink_to(moved)
+        assert repository.planned(*study) == []
+        (results / "data").unlink()
+    finally:
+        moved.rename(results / "data")
+    assert repository.planned(*study) == []
 
 
 def test_touching_every_source_reruns_nothing_that_costs(finished):

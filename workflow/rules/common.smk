@@ -7,8 +7,10 @@ from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from detpretrain import (
+    containers,
     files,
     job_requests,
     leaves,
@@ -41,7 +43,7 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = STUDY.results
-DATA = f"{RESULTS}/data"
+DATA = str(STUDY.data)
 HERE = str(STUDY.folder)
 # what is made of the selected rows together must not replace what is made of all; cells and rows are the same in both
 TOGETHER = f"{HERE}/only/{ONLY.name}" if ONLY else HERE
@@ -60,10 +62,29 @@ FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
 # rerun a study: jobs find the scripts and the study files in the environment, and read `runtime:` from the study.
 SCRIPTS = shlex.quote(str(ROOT / "workflow" / "scripts"))
 STUDY_FILES = shlex.quote(os.pathsep.join(map(str, workflow.configfiles)))
-# the interpreter that runs Snakemake, unless rules have environments of their own (--sdm conda)
+# the interpreter that runs Snakemake, unless rules have an environment of their own, which then runs this checkout's source
 INTERPRETER = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-if workflow.deployment_settings.deployment_method:
-    INTERPRETER = ""
+OWN = {DeploymentMethod.CONDA, DeploymentMethod.APPTAINER} & set(
+    workflow.deployment_settings.deployment_method
+)
+if OWN:
+    INTERPRETER = (
+        f"export PYTHONNOUSERSITE=1 PYTHONPATH={shlex.quote(str(ROOT / 'src'))}; "
+    )
+if len(OWN) == 2:
+    raise WorkflowError(
+        "--sdm conda apptainer: give one of them, the image holds the packages"
+    )
+if DeploymentMethod.APPTAINER in OWN:
+    if not Path(containers.IMAGE).is_file():
+        raise WorkflowError(
+            f"{containers.IMAGE}: image not found: build it (envs/detpretrain.def says how), or put a link to it there"
+        )
+    os.environ.update(
+        containers.environment(
+            STUDY, [Path(file) for file in workflow.configfiles], ROOT
+        )
+    )
 # glibc gives the memory of large tensors back and asks for it again in every step: a tenth of a training's time on a CPU
 MALLOC = "MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824"
 shell.prefix(
@@ -71,6 +92,9 @@ shell.prefix(
         "{", "{{"
     ).replace("}", "}}")
 )
+
+
+container: containers.IMAGE
 
 
 wildcard_constraints:
@@ -209,7 +233,7 @@ def prediction_memory(dataset, detector):
 
 def more_after_out_of_memory(megabytes, work):
     """Twice as much for every time that the training ran out of memory; a retry after anything else asks for no more."""
-    return megabytes * 2 ** trainers.out_of_memory(Path(work))
+    return megabytes * 2 ** trainers.out_of_memory(STUDY.work / work)
 
 
 def row_cells(wildcards, name):

@@ -3,9 +3,9 @@
 
 rule prepare:
     output:
-        dataset="<results>/data/{dataset}/task/dataset.json",
-        cases="<results>/data/{dataset}/task/cases.csv",
-        splits="<results>/data/{dataset}/task/splits.json",
+        dataset=f"{DATA}/{{dataset}}/task/dataset.json",
+        cases=f"{DATA}/{{dataset}}/task/cases.csv",
+        splits=f"{DATA}/{{dataset}}/task/splits.json",
     log:
         "<results>/logs/prepare/{dataset}.log",
     benchmark:
@@ -28,10 +28,10 @@ rule prepare:
 
 rule plan:
     input:
-        dataset="<results>/data/{dataset}/task/dataset.json",
-        cases="<results>/data/{dataset}/task/cases.csv",
+        dataset=f"{DATA}/{{dataset}}/task/dataset.json",
+        cases=f"{DATA}/{{dataset}}/task/cases.csv",
     output:
-        "<results>/data/{dataset}/{plan}/plan.json",
+        f"{DATA}/{{dataset}}/{{plan}}/plan.json",
     log:
         "<results>/logs/plan/{dataset}-{plan}.log",
     benchmark:
@@ -54,11 +54,11 @@ rule plan:
 
 rule preprocess_shard:
     input:
-        dataset="<results>/data/{dataset}/task/dataset.json",
-        cases="<results>/data/{dataset}/task/cases.csv",
-        plan="<results>/data/{dataset}/{plan}/plan.json",
+        dataset=f"{DATA}/{{dataset}}/task/dataset.json",
+        cases=f"{DATA}/{{dataset}}/task/cases.csv",
+        plan=f"{DATA}/{{dataset}}/{{plan}}/plan.json",
     output:
-        "<results>/data/{dataset}/{plan}/shards/{shard}-of-{shards}.json",
+        f"{DATA}/{{dataset}}/{{plan}}/shards/{{shard}}-of-{{shards}}.json",
     log:
         "<results>/logs/preprocess/{dataset}-{plan}-{shard}-of-{shards}.log",
     benchmark:
@@ -83,12 +83,12 @@ rule preprocess_shard:
 
 rule preprocess:
     input:
-        dataset="<results>/data/{dataset}/task/dataset.json",
-        cases="<results>/data/{dataset}/task/cases.csv",
-        plan="<results>/data/{dataset}/{plan}/plan.json",
+        dataset=f"{DATA}/{{dataset}}/task/dataset.json",
+        cases=f"{DATA}/{{dataset}}/task/cases.csv",
+        plan=f"{DATA}/{{dataset}}/{{plan}}/plan.json",
         shards=preprocessed_shards,
     output:
-        "<results>/data/{dataset}/{plan}/preprocessed/index.json",
+        f"{DATA}/{{dataset}}/{{plan}}/preprocessed/index.json",
     log:
         "<results>/logs/preprocess/{dataset}-{plan}.log",
     benchmark:

@@ -4,8 +4,8 @@
 rule evaluate:
     input:
         raw=f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/raw_boxes.parquet",
-        cases="<results>/data/{dataset}/task/cases.csv",
-        splits="<results>/data/{dataset}/task/splits.json",
+        cases=f"{DATA}/{{dataset}}/task/cases.csv",
+        splits=f"{DATA}/{{dataset}}/task/splits.json",
     output:
         metrics=f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/metrics.json",
         matches=f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/matches.parquet",
@@ -33,8 +33,8 @@ rule evaluate:
 rule consolidate:
     input:
         raw=lambda wildcards: row_cells(wildcards, "raw_boxes.parquet"),
-        cases="<results>/data/{dataset}/task/cases.csv",
-        splits="<results>/data/{dataset}/task/splits.json",
+        cases=f"{DATA}/{{dataset}}/task/cases.csv",
+        splits=f"{DATA}/{{dataset}}/task/splits.json",
     output:
         metrics=f"{HERE}/rows/{{dataset}}/{{detector}}/{{init}}/seed{{seed}}/metrics.json",
         matches=f"{HERE}/rows/{{dataset}}/{{detector}}/{{init}}/seed{{seed}}/matches.parquet",

@@ -27,7 +27,7 @@ rule fetch:
 
 rule leakage:
     input:
-        scored="<results>/data/{dataset}/task/cases.csv",
+        scored=f"{DATA}/{{dataset}}/task/cases.csv",
         corpora=lambda wildcards: (
             corpora_files(wildcards, "cases.csv")
             if STUDY.needs_pretraining(wildcards.init)
@@ -92,7 +92,7 @@ rule pretrain:
     resources:
         mem_mb=lambda wildcards: more_after_out_of_memory(
             pretrain_memory(wildcards.init),
-            f"{HERE}/work/pretrained/{wildcards.init}/{wildcards.backbone}",
+            f"pretrained/{wildcards.init}/{wildcards.backbone}",
         ),
         runtime=lambda wildcards: pretrain_minutes(wildcards.init, wildcards.backbone),
         gpu=GPUS,
@@ -100,10 +100,9 @@ rule pretrain:
         recipe=lambda wildcards: leaves.recipe(
             "pretrain", leaves.pretrain(STUDY, wildcards.init, wildcards.backbone)
         ),
-        work=f"{HERE}/work/pretrained/{{init}}/{{backbone}}",
     shell:
         'python "$SCRIPTS/pretrain.py" --config "$STUDY" --init {wildcards.init} --backbone {wildcards.backbone} '
-        "--recipe {params.recipe} --indices {input.indices} --tasks {input.tasks} --work {params.work} --job-minutes {resources.runtime} "
+        "--recipe {params.recipe} --indices {input.indices} --tasks {input.tasks} --job-minutes {resources.runtime} "
         "--checkpoint {output.checkpoint} --log {output.log} --assessment {output.assessment} "
         "--preview {output.preview} > {log} 2>&1"
 
@@ -139,7 +138,7 @@ rule probe:
 rule finetune:
     input:
         index=lambda wildcards: f"{detector_plan(wildcards)}/preprocessed/index.json",
-        splits="<results>/data/{dataset}/task/splits.json",
+        splits=f"{DATA}/{{dataset}}/task/splits.json",
         checkpoint=pretrained_checkpoint,
         # it must be there, but a check made again is no reason to train again
         leakage=lambda wildcards: (
@@ -162,7 +161,7 @@ rule finetune:
     resources:
         mem_mb=lambda wildcards: more_after_out_of_memory(
             finetune_memory(wildcards.detector),
-            f"{HERE}/work/{wildcards.dataset}/{wildcards.detector}/{wildcards.init}/fold{wildcards.fold}-seed{wildcards.seed}",
+            f"{wildcards.dataset}/{wildcards.detector}/{wildcards.init}/fold{wildcards.fold}-seed{wildcards.seed}",
         ),
         runtime=lambda wildcards: finetune_minutes(wildcards.detector),
         gpu=GPUS,
@@ -180,11 +179,10 @@ rule finetune:
         checkpoint=lambda wildcards, input: (
             f"--checkpoint {input.checkpoint}" if input.checkpoint else ""
         ),
-        work=f"{HERE}/work/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}",
     shell:
         'python "$SCRIPTS/finetune.py" --config "$STUDY" --dataset {wildcards.dataset} --detector {wildcards.detector} '
         "--init {wildcards.init} --fold {wildcards.fold} --seed {wildcards.seed} --recipe {params.recipe} "
-        "--index {input.index} --splits {input.splits} {params.checkpoint} --work {params.work} --job-minutes {resources.runtime} "
+        "--index {input.index} --splits {input.splits} {params.checkpoint} --job-minutes {resources.runtime} "
         "--model {output.model} --log {output.log} > {log} 2>&1"
 
 
@@ -192,7 +190,7 @@ rule predict:
     input:
         model=f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/model.pth",
         index=lambda wildcards: f"{detector_plan(wildcards)}/preprocessed/index.json",
-        splits="<results>/data/{dataset}/task/splits.json",
+        splits=f"{DATA}/{{dataset}}/task/splits.json",
     output:
         f"{HERE}/cells/{{dataset}}/{{detector}}/{{init}}/fold{{fold}}-seed{{seed}}/raw_boxes.parquet",
     log:

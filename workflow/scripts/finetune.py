@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from detpretrain import jobs, leaves, study
+from detpretrain import jobs, leaves, study, trainings
 from detpretrain.errors import exit_on_input_error
 from detpretrain.training import distributed
 from detpretrain.training.finetune import Cell, finetune
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--index", type=Path, required=True, help="PREPROCESSED/index.json")
     parser.add_argument("--splits", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, help="pre-trained encoder; none = from scratch")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the resumable state")
+    parser.add_argument("--work", type=Path, help="folder of the resumable state; the study's by default")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)
     arguments = parser.parse_args()
@@ -32,8 +32,9 @@ def main() -> None:
     defining = leaves.finetune(chosen, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     jobs.check_recipe("finetune", defining, arguments.recipe)
     detector = chosen.entry("detectors", arguments.detector)
+    place = study.Cell(arguments.dataset, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     cell = Cell(
-        name=study.Cell(arguments.dataset, arguments.detector, arguments.init, arguments.fold, arguments.seed).path,
+        name=place.path,
         detector=detector,
         backbone=defining["backbone"],
         recipe=defining["recipe"],
@@ -47,7 +48,8 @@ def main() -> None:
         identities=leaves.identities(chosen, arguments.dataset),
     )
     runtime = Runtime.of(jobs.runtime_settings(arguments, chosen))
-    finetune(cell, arguments.index.parent, arguments.splits, arguments.work, arguments.model, arguments.log, runtime)
+    work = arguments.work or trainings.of_cell(chosen, place).work
+    finetune(cell, arguments.index.parent, arguments.splits, work, arguments.model, arguments.log, runtime)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from detpretrain import jobs, leaves, study
+from detpretrain import jobs, leaves, study, trainings
 from detpretrain.errors import exit_on_input_error
 from detpretrain.training import distributed
 from detpretrain.training.pretrain import Corpus, Outputs, Pretraining, pretrain
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--backbone", required=True, help="entry of config/backbones.yaml")
     parser.add_argument("--indices", type=Path, nargs="+", required=True, help="PREPROCESSED/index.json of each corpus")
     parser.add_argument("--tasks", type=Path, nargs="+", required=True, help="TASK/dataset.json of each, in that order")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the resumable state")
+    parser.add_argument("--work", type=Path, help="folder of the resumable state; the study's by default")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--assessment", type=Path, required=True)
@@ -44,7 +44,8 @@ def main() -> None:
     ]
     runtime = Runtime.of(jobs.runtime_settings(arguments, chosen))
     outputs = Outputs(arguments.checkpoint, arguments.log, arguments.assessment, arguments.preview)
-    pretrain(job, corpora, arguments.work, outputs, runtime)
+    work = arguments.work or trainings.of_pretraining(chosen, arguments.init, arguments.backbone).work
+    pretrain(job, corpora, work, outputs, runtime)
 
 
 if __name__ == "__main__":

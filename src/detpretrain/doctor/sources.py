@@ -28,7 +28,7 @@ def datasets_of(study: Study) -> dict[str, str]:
 
 
 def task_folder(study: Study, dataset: str) -> Path:
-    return study.results / "data" / dataset / "task"
+    return study.data / dataset / "task"
 
 
 def is_prepared(study: Study, dataset: str) -> bool:

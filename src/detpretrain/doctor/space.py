@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,9 @@ import pandas as pd
 from detpretrain.datasets.raw_dataset import AverageScan
 from detpretrain.doctor import sources, weights
 from detpretrain.doctor.finding import BLOCKS, WARNING, Finding
+from detpretrain.errors import InputError
 from detpretrain.files import read_json
+from detpretrain.loading.staging import expanded
 from detpretrain.study import Study
 from detpretrain.tasks import CROSS_VALIDATION, Task
 
@@ -36,7 +38,10 @@ CELL_FILES = 5 + 3 * 2  # its results, and log and benchmark of three jobs
 
 @dataclass(frozen=True)
 class Need:
-    """What a stage has (``there``) and still needs, in bytes and files; None = unknown; ``rough``: from an average scan."""
+    """What a stage has (``there``) and still needs, in bytes and files; None = unknown; ``rough``: from an average scan.
+
+    ``place``: the folder that it fills, ``results`` or ``data``.
+    """
 
     name: str
     there: int
@@ -44,6 +49,7 @@ class Need:
     files: int | None
     note: str = ""
     rough: bool = False
+    place: str = "results"
 
 
 def usage(folder: Path) -> tuple[int, int]:
@@ -68,10 +74,10 @@ def voxels(cases: pd.DataFrame, spacing: Sequence[float] | None) -> int:
     return total
 
 
-def compression(results: Path) -> float | None:
+def compression(data: Path) -> float | None:
     """Bytes on disk per byte of float32, over everything that is preprocessed already; None without any."""
     stored = raw = 0
-    for path in results.glob("data/*/*/preprocessed/index.json"):
+    for path in data.glob("*/*/preprocessed/index.json"):
         index = read_json(path)
         raw += sum(math.prod(case["shape"]) for case in index["cases"]) * index["plan"]["channels"] * BYTES
         stored += sum(file.stat().st_size for file in path.parent.glob("*.b2nd"))
@@ -79,12 +85,13 @@ def compression(results: Path) -> float | None:
 
 
 def needs(study: Study) -> list[Need]:
-    ratio = compression(study.results)
-    found = []
+    ratio = compression(study.data)
+    data = []
     for dataset in sources.datasets_of(study):
         cases = _cases(study, dataset)
-        found.append(_task(study, dataset, cases))
-        found += [_preprocessed(study, dataset, plan, cases, ratio) for plan in plans_of(study, dataset)]
+        data.append(_task(study, dataset, cases))
+        data += [_preprocessed(study, dataset, plan, cases, ratio) for plan in plans_of(study, dataset)]
+    found = [replace(need, place="data") for need in data]
     return [*found, *_pretrainings(study), *_models(study), _raw_boxes(study)]
 
 
@@ -126,7 +133,7 @@ def _task(study: Study, dataset: str, cases: pd.DataFrame | None) -> Need:
 
 def _preprocessed(study: Study, dataset: str, plan: str, cases: pd.DataFrame | None, ratio: float | None) -> Need:
     name = f"{dataset}: {plan}"
-    folder = study.results / "data" / dataset / plan
+    folder = study.data / dataset / plan
     if (folder / "preprocessed" / "index.json").is_file():
         return Need(name, usage(folder)[0], 0, 0)
     spacing = _spacing(study, plan, folder / "plan.json")
@@ -243,29 +250,65 @@ def scored_cases(study: Study, dataset: str) -> float | None:
 
 
 def findings(study: Study, found: Iterable[Need]) -> list[Finding]:
-    """Free room and inodes of the results and of the scratch folder against what is needed."""
+    """Free room and inodes of the results and of the data against what is needed, and the room for states and copies."""
     found = list(found)
-    place = _existing(study.results)
-    free, files_free = shutil.disk_usage(place).free, os.statvfs(place).f_favail
-    needed = sum(need.needed or 0 for need in found)
-    sure = sum(need.needed or 0 for need in found if not need.rough)
-    files = sum(need.files or 0 for need in found)
+    lines = [line for name, folder, part in _file_systems(study, found) for line in _room(name, folder, part)]
     unknown = [need.name for need in found if need.needed is None]
-    bound = "at least " if unknown else ""
-    about = "about " if sure < needed else ""
-    text = f"{study.results}: {free / GB:.0f} GB free, {bound}{about}{needed / GB:.1f} GB needed"
-    remedy = "make room, or set pathvars: {results: FOLDER}"
-    # nothing stops here by a rough figure
-    lines = [_against("results", text, needed > free, remedy, state=BLOCKS if sure > free else WARNING)]
-    if os.statvfs(place).f_files:  # 0 where the file system has no limit
-        text = f"{files_free:,} free, {bound}{files:,} needed"
-        lines.append(_against("files (inodes)", text, files > files_free, "use another file system, or ask for more"))
     if unknown:
         lines.append(
             Finding("not known yet", f"{len(unknown)} stages, see the table", WARNING, "prepare the data sets")
         )
-    scratch = Path(tempfile.gettempdir())
-    return [*lines, Finding("scratch", f"{scratch}: {shutil.disk_usage(scratch).free / GB:.0f} GB free")]
+    return [*lines, *_scratch(study)]
+
+
+def _file_systems(study: Study, found: Sequence[Need]) -> list[tuple[str, Path, Sequence[Need]]]:
+    """Name, folder and needs of each: results and data share the room where they lie on the same one."""
+    if os.stat(_existing(study.results)).st_dev == os.stat(_existing(study.data)).st_dev:
+        return [("results", study.results, found)]
+    folders = {"results": study.results, "data": study.data}
+    return [(name, folder, [need for need in found if need.place == name]) for name, folder in folders.items()]
+
+
+def _room(name: str, folder: Path, found: Sequence[Need]) -> list[Finding]:
+    place = _existing(folder)
+    free, files_free = shutil.disk_usage(place).free, os.statvfs(place).f_favail
+    needed = sum(need.needed or 0 for need in found)
+    sure = sum(need.needed or 0 for need in found if not need.rough)
+    files = sum(need.files or 0 for need in found)
+    bound = "at least " if any(need.needed is None for need in found) else ""
+    about = "about " if sure < needed else ""
+    text = f"{folder}: {free / GB:.0f} GB free, {bound}{about}{needed / GB:.1f} GB needed"
+    remedy = f"make room, or set pathvars: {{{name}: FOLDER}}"
+    # nothing stops here by a rough figure
+    lines = [_against(name, text, needed > free, remedy, state=BLOCKS if sure > free else WARNING)]
+    if os.statvfs(place).f_files:  # 0 where the file system has no limit
+        text = f"{files_free:,} free, {bound}{files:,} needed"
+        what = "files (inodes)" if name == "results" else f"files of {name} (inodes)"
+        lines.append(_against(what, text, files > files_free, "use another file system, or ask for more"))
+    return lines
+
+
+def _scratch(study: Study) -> list[Finding]:
+    """Room for the states of trainings, and on this machine for copies of what they read."""
+    apart = "scratch" in study.config.get("pathvars", {})
+    lines = [_free("scratch", _existing(study.work) if apart else Path(tempfile.gettempdir()))]
+    stage = study.config["runtime"].get("stage")
+    if stage is None:
+        return lines
+    try:
+        place = expanded(stage)
+    except InputError:
+        return [*lines, Finding("staging", f"{stage}: not set on this machine; every job fills it in on its own")]
+    if not place.is_dir():
+        return [
+            *lines,
+            Finding("staging", f"{place}: no such folder on this machine", WARNING, "see that nodes have it"),
+        ]
+    return [*lines, _free("staging", place)]
+
+
+def _free(name: str, folder: Path) -> Finding:
+    return Finding(name, f"{folder}: {shutil.disk_usage(folder).free / GB:.0f} GB free")
 
 
 def table(found: Iterable[Need]) -> list[tuple[str, ...]]:

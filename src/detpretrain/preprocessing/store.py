@@ -88,6 +88,12 @@ def read_case(folder: Path | str, case: str) -> PreprocessedCase:
     return PreprocessedCase(StoredArray.open(data_path), instances, properties)
 
 
+def case_files(folder: Path | str, case: str) -> list[Path]:
+    """The files of one case; that of its instances only where there are some."""
+    data_path, instances_path, json_path = _paths(folder, case)
+    return [data_path, *([instances_path] if instances_path.exists() else []), json_path]
+
+
 def write_array(path: Path | str, array: np.ndarray) -> None:
     """Writes an array atomically: chunks of 64 and blocks of 16 voxels a side, one channel per chunk, ZSTD level 1."""
     spatial = array.shape[-3:]

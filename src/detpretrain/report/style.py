@@ -70,7 +70,9 @@ def new_figure(width: float, height: float) -> Figure:
 def save(figure: Figure, path: Path, data: pd.DataFrame | None = None) -> None:
     """Writes ``path`` (.png), the same figure as .pdf and .svg beside it, and what it shows as .csv; same input, same bytes."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout is found: three formats would find it three times, half of a report's time
+    figure.set_layout_engine(
+        "none"
+    )  # the layout is found: three formats would find it three times, half of a report's time
     for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None}), (".svg", {"Date": None})):
         with atomic_path(path.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata)

@@ -20,6 +20,7 @@ from detpretrain.files import digest, read_json
 from detpretrain.folds import read_fold
 from detpretrain.loading import batches
 from detpretrain.loading.patches import PatchSample
+from detpretrain.loading.staging import staged
 from detpretrain.models import ranks
 from detpretrain.models.factory import build_backbone
 from detpretrain.training import adaptation, checkpoints, citations, distributed, neck_weights
@@ -70,7 +71,8 @@ def finetune(
     """Trains the cell (or goes on with it) and writes ``model.pth`` and ``log.csv``."""
     started = time.monotonic()
     recipe = Recipe.from_entry(cell.recipe_name, cell.recipe)
-    with distributed.joined(runtime.device) as place, distributed.held_by_first(CellLock(work)):
+    lock = distributed.held_by_first(CellLock(work))
+    with distributed.joined(runtime.device) as place, lock, staged([preprocessed], runtime.stage) as [near]:
         distributed.check_batch(cell.recipe_name, recipe.batch_size, recipe.accumulate)
         device = replace(runtime, device=place).prepare(recipe.threads)
         index, split = read_json(preprocessed / "index.json"), read_fold(splits, cell.fold)
@@ -84,7 +86,7 @@ def finetune(
             pretrained, before = load_pretrained(detector, cell, plan)
             seen += before
         stream = PatchStream(
-            [PatchSource(preprocessed, index, split)],
+            [PatchSource(near, index, split)],
             recipe,
             (cell.seed, cell.name),
             runtime.workers,
@@ -102,7 +104,7 @@ def finetune(
             work=work,
             signature=f"{cell.signature}-{digest(inputs)}",
         )
-        rows = fit(run, runtime.budget_minutes)
+        rows = fit(run, runtime.minutes_left(started))
         together = ranks.number()
         if not distributed.leave():
             return

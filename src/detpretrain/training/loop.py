@@ -70,7 +70,7 @@ def fit(run: Run, budget_minutes: float | None = None) -> list[dict[str, float]]
         InputError: the loss is not finite.
     """
     loop = _Loop(run)
-    deadline = time.monotonic() + 60 * budget_minutes if budget_minutes else math.inf
+    deadline = math.inf if budget_minutes is None else time.monotonic() + 60 * budget_minutes
     with _terminated() as terminated, closing(loop.log):
         while loop.step < run.recipe.total_steps:
             loop.one_step()

@@ -18,6 +18,7 @@ from detpretrain.files import digest, read_json
 from detpretrain.folds import read_fold
 from detpretrain.loading import batches
 from detpretrain.loading.patches import PatchSample
+from detpretrain.loading.staging import staged
 from detpretrain.models import ranks
 from detpretrain.models.factory import build_backbone
 from detpretrain.pretraining.contract import Source, check_suits
@@ -74,10 +75,12 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
     """
     started = time.monotonic()
     recipe = Recipe.from_entry(job.recipe_name, job.recipe)
-    with distributed.joined(runtime.device) as place, distributed.held_by_first(CellLock(work)):
+    lock = distributed.held_by_first(CellLock(work))
+    copies = staged([corpus.preprocessed for corpus in corpora], runtime.stage)
+    with distributed.joined(runtime.device) as place, lock, copies as folders:
         distributed.check_batch(job.recipe_name, recipe.batch_size, recipe.accumulate)
         device = replace(runtime, device=place).prepare(recipe.threads)
-        sources = [patch_source(corpus) for corpus in corpora]
+        sources = [patch_source(corpus, near) for corpus, near in zip(corpora, folders, strict=True)]
         plan = common_plan(sources)
         torch.manual_seed(seeds.derive(job.seed, job.name, "initialisation"))
         backbone = build_backbone(job.backbone, plan)
@@ -105,7 +108,7 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
             work=work,
             signature=f"{job.signature}-{digest(inputs)}",
         )
-        rows = fit(run, runtime.budget_minutes)
+        rows = fit(run, runtime.minutes_left(started))
         together = ranks.number()
         if not distributed.leave():
             return
@@ -133,11 +136,10 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
         (work / "last.pth").unlink(missing_ok=True)
 
 
-def patch_source(corpus: Corpus) -> PatchSource:
-    """The first split of a corpus: pre-training has one training and one validation part."""
-    return PatchSource(
-        corpus.preprocessed, read_json(corpus.preprocessed / "index.json"), read_fold(corpus.task / "splits.json", 0)
-    )
+def patch_source(corpus: Corpus, near: Path | None = None) -> PatchSource:
+    """The first split of a corpus: pre-training has one training and one validation part; ``near``: its staged copy."""
+    index, split = read_json(corpus.preprocessed / "index.json"), read_fold(corpus.task / "splits.json", 0)
+    return PatchSource(near or corpus.preprocessed, index, split)
 
 
 def common_plan(sources: Sequence[PatchSource]) -> dict[str, Any]:

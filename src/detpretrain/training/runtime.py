@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +16,24 @@ from detpretrain.errors import InputError
 
 @dataclass(frozen=True)
 class Runtime:
-    """``device`` auto takes a GPU when there is one; ``workers`` 0 loads in the training process."""
+    """``device`` auto takes a GPU when there is one; ``workers`` 0 loads in the training process.
+
+    ``stage``: a folder on a disk of the node, where a training copies what it reads (``loading.staging``); None = it does not.
+    """
 
     device: str = "auto"
     workers: int = 0
     budget_minutes: float | None = None
+    stage: str | None = None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Runtime:
         """From settings of which those that are None keep their default."""
         return cls(**{name: value for name, value in settings.items() if value is not None})
+
+    def minutes_left(self, started: float) -> float | None:
+        """Of the budget, for a job that began at ``started`` (``time.monotonic``): what comes before the training counts."""
+        return None if self.budget_minutes is None else self.budget_minutes - (time.monotonic() - started) / 60
 
     def prepare(self, threads: int) -> torch.device:
         """Sets threads and determinism, and names the device.
