@@ -75,7 +75,7 @@ def image(repository):
 
 @pytest.fixture
 def place(tmp_path):
-    """A small file of the smoke study, whose study file, results and data lie elsewhere, and the arguments that name the study."""
+    """A small file of the smoke study with study file, results and data elsewhere, and the arguments that name the study."""
     for name in ("studies", "results", "fast"):
         (tmp_path / name).mkdir()
     data, file = tmp_path / "fast" / "data", tmp_path / "studies" / "place.yaml"
