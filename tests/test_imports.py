@@ -28,11 +28,12 @@ LAYERS = (
         "hub",
         "parallel",
         "pretraining_kinds",
+        "engine_entries",
     },
     {"tasks", "folds", "case_files", "task_writer", "task_validation", "evaluation", "leakage"},
     {"datasets", "preprocessing", "loading", "models", "comparison"},
     {"pretraining", "detectors", "report"},
-    {"training", "inference"},
+    {"training", "inference", "engines"},
 )
 # The study's configuration stands beside them: what computes results is given values and never looks a study up.
 CONFIGURATION = {
@@ -48,7 +49,7 @@ CONFIGURATION = {
     "clean",
     "rerun",
 }
-CONFIGURATION_USES = {"errors", "files", "lock_file", "provenance", "hub", "pretraining_kinds"}
+CONFIGURATION_USES = {"errors", "files", "lock_file", "provenance", "hub", "pretraining_kinds", "engine_entries"}
 NEVER = {
     "pretraining": {"detectors"},
     "detectors": {"pretraining"},
@@ -60,7 +61,7 @@ NEVER = {
     "report": {"datasets", "preprocessing", "loading", "models", "pretraining", "detectors"},
 }
 # a study has hundreds of short jobs of these
-WITHOUT_TORCH = {"evaluation", "comparison", "report", "leakage"} | CONFIGURATION | LAYERS[0]
+WITHOUT_TORCH = {"evaluation", "comparison", "report", "leakage", "engines"} | CONFIGURATION | LAYERS[0]
 
 
 def part(name):
