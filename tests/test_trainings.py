@@ -27,6 +27,13 @@ def test_every_cell_and_pretraining_has_places_of_its_own(chosen):
         assert all(place.is_relative_to(chosen.folder) for place in places)
 
 
+def test_an_engine_leaves_a_state_of_its_own(chosen):
+    rows = [{"detector": name, "init": "scratch"} for name in ("retina_unet_resenc", "retina_unet_resenc_nndet")]
+    both = study.Study({**chosen.config, "rows": rows}, chosen.entries, chosen.plans)
+    states = {cell.detector: trainings.of_cell(both, cell).state for cell in both.cells}
+    assert states == {"retina_unet_resenc": "last.pth", "retina_unet_resenc_nndet": "nndet"}
+
+
 def test_training_is_finished_when_the_last_of_its_files_is_there(chosen):
     training = trainings.of_cell(chosen, chosen.cells[0])
     names = sorted(name for stage in training.stages for name in stage.results)

@@ -56,12 +56,19 @@ STUDY_FILES = shlex.quote(os.pathsep.join(map(str, workflow.configfiles)))
 INTERPRETER = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 if workflow.deployment_settings.deployment_method:
     INTERPRETER = ""
+# Other engines' executables come last on PATH, so that they replace nothing of this environment.
+ENGINES = ":".join(
+    str(Path(folder).absolute()) for folder in RUNTIME.get("engines", {}).values()
+)
+ENGINES_LAST = f'PATH="$PATH":{shlex.quote(ENGINES)} ' if ENGINES else ""
 # glibc gives the memory of large tensors back and asks for it again in every step: a tenth of a training's time on a CPU
 MALLOC = "MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824"
 shell.prefix(
-    f"{INTERPRETER}export {MALLOC} SCRIPTS={SCRIPTS} STUDY={STUDY_FILES}; ".replace(
+    f"{INTERPRETER}export {ENGINES_LAST}{MALLOC} SCRIPTS={SCRIPTS} STUDY={STUDY_FILES}; ".replace(
         "{", "{{"
-    ).replace("}", "}}")
+    ).replace(
+        "}", "}}"
+    )
 )
 
 
@@ -83,10 +90,17 @@ def prepare_threads(wildcards):
 
 
 def preprocessed_shards(wildcards):
-    """The lists of the jobs that preprocess a data set together; none where a single job does."""
+    """The lists of the jobs that preprocess a data set together; none where a single job does, and an engine is one job."""
     count = SHARDS.get(wildcards.dataset, 1)
+    if "engine" in STUDY.plan_spec(wildcards.plan):
+        return []
     folder = f"{DATA}/{wildcards.dataset}/{wildcards.plan}/shards"
     return [f"{folder}/{i}-of-{count}.json" for i in range(count)] if count > 1 else []
+
+
+def preprocessing_gpus(wildcards):
+    """Preprocessing is for CPUs, except by an engine whose planner measures a GPU."""
+    return GPUS if STUDY.plan_spec(wildcards.plan).get("gpu", False) else 0
 
 
 def detector_plan(wildcards):

@@ -100,6 +100,7 @@ rule preprocess:
     resources:
         mem_mb=16000,
         runtime=720,
+        gpu=preprocessing_gpus,
     params:
         recipe=leaves.recipe("preprocess", {}),
     shell:
