@@ -14,12 +14,15 @@ SECONDS = 3600
 
 @dataclass(frozen=True)
 class Work:
-    """Trainings of one kind: how many are planned and done, steps of each, steps per second and what says so."""
+    """Trainings of one kind: how many are planned and done, steps of each, steps per second and what says so.
+
+    An engine's trainings have no known steps (None); their ``speed`` is in trainings per second.
+    """
 
     name: str
     planned: int
     done: int
-    steps: int
+    steps: int | None
     speed: float | None
     source: str
 
@@ -28,7 +31,7 @@ class Work:
         left = self.planned - self.done
         if not left:
             return 0.0
-        return None if self.speed is None else left * self.steps / self.speed / SECONDS
+        return None if self.speed is None else left * (self.steps or 1) / self.speed / SECONDS
 
 
 def work(study: Study, given: float | None, given_pretraining: float | None) -> list[Work]:
@@ -40,8 +43,13 @@ def _fine_tunings(study: Study, given: float | None) -> list[Work]:
     found = []
     for detector in sorted({cell.detector for cell in study.cells}):
         cells = [cell for cell in study.cells if cell.detector == detector]
-        steps = _steps(study, study.entry("detectors", detector)["recipe"])
         seconds, devices = _seconds(study, cells)
+        if study.engine(detector):
+            speed, source = _speed(1, seconds, devices, None, "")
+            told = "unknown until one is finished" if speed is None else source
+            found.append(Work(detector, len(cells), len(seconds), None, speed, told))
+            continue
+        steps = _steps(study, study.entry("detectors", detector)["recipe"])
         speed, source = _speed(steps, seconds, devices, given, "--steps-per-second")
         found.append(Work(detector, len(cells), len(seconds), steps, speed, source))
     return found
@@ -93,8 +101,8 @@ def table(found: Sequence[Work]) -> list[tuple[str, ...]]:
             one.name,
             str(one.planned),
             str(one.done),
-            f"{one.steps:,}",
-            "unknown" if one.speed is None else f"{one.speed:.2f}",
+            "unknown" if one.steps is None else f"{one.steps:,}",
+            "unknown" if one.steps is None or one.speed is None else f"{one.speed:.2f}",
             "unknown" if one.hours is None else f"{one.hours:,.1f}",
             one.source,
         )
