@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,14 @@ def test_training_that_stopped_with_its_state_is_interrupted(training):
     (training.work / "last.pth").touch()
     assert look(training) == Attempt(interrupted="finetune")
     make(training, "model.pth")
+    assert look(training) == Attempt()
+
+
+def test_state_of_an_engine_is_a_folder(training):
+    engine = replace(training, state="nndet")
+    (training.work / "nndet").mkdir(parents=True)
+    training.stages[0].log.write_text(EPOCH)
+    assert look(engine) == Attempt(interrupted="finetune")
     assert look(training) == Attempt()
 
 

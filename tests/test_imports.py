@@ -30,11 +30,12 @@ LAYERS = (
         "pretraining_kinds",
         "time_limit",
         "trainers",
+        "engine_entries",
     },
     {"tasks", "folds", "case_files", "task_writer", "task_validation", "evaluation", "leakage"},
     {"datasets", "preprocessing", "loading", "models", "comparison"},
     {"pretraining", "detectors", "report"},
-    {"training", "inference"},
+    {"training", "inference", "engines"},
 )
 # The study's configuration stands beside them: what computes results is given values and never looks a study up.
 CONFIGURATION = {
@@ -55,7 +56,7 @@ CONFIGURATION = {
 }
 # preprocessing for what a plan needs in memory
 CONFIGURATION_USES = {"errors", "files", "lock_file", "provenance", "hub", "pretraining_kinds"}
-CONFIGURATION_USES |= {"time_limit", "trainers", "preprocessing"}
+CONFIGURATION_USES |= {"time_limit", "trainers", "engine_entries", "preprocessing"}
 NEVER = {
     "pretraining": {"detectors"},
     "detectors": {"pretraining"},
@@ -67,7 +68,7 @@ NEVER = {
     "report": {"datasets", "preprocessing", "loading", "models", "pretraining", "detectors"},
 }
 # a study has hundreds of short jobs of these
-WITHOUT_TORCH = {"evaluation", "comparison", "report", "leakage"} | CONFIGURATION | LAYERS[0]
+WITHOUT_TORCH = {"evaluation", "comparison", "report", "leakage", "engines"} | CONFIGURATION | LAYERS[0]
 
 
 def part(name):

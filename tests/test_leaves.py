@@ -93,6 +93,27 @@ def test_another_recipe_for_a_detector_or_a_method_changes_its_trainings():
     assert changed(config=CONFIG | {"recipes": {"retina_unet_plainconv": "retina_smoke_two_phase"}}) == set()
 
 
+ENGINE = CONFIG | {"rows": [{"detector": "retina_unet_resenc_nndet", "init": init} for init in ("scratch", "mae")]}
+ENGINE_CELLS = {f"finetune retina_unet_resenc_nndet {init} {fold}" for init in ("scratch", "mae") for fold in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "stages"),
+    [
+        (("detectors", "retina_unet_resenc_nndet", "transfer"), "Other", ENGINE_CELLS),
+        (("detectors", "retina_unet_resenc_nndet", "sizes", "smoke", "overrides"), [], ENGINE_CELLS),
+        (("detectors", "retina_unet_resenc_nndet", "sizes", "full", "overrides"), ["a=1"], set()),
+        # the network is the engine's: only what the pre-training makes of it counts
+        (("backbones", "resenc", "sizes", "smoke", "features"), [4, 8, 17], {"pretrain mae"}),
+        (("recipes", "retina_smoke", "clip_norm"), 4.0, set()),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, tuple) else None,
+)
+def test_leaves_of_an_engine_s_entry(path, value, stages):
+    before, after = recipes(config=ENGINE), recipes(config=ENGINE, entries=edited(KINDS, path, value))
+    assert {name for name in before if after[name] != before[name]} == stages
+
+
 def test_plan_spec_changes_plan_only():
     assert changed(plans=edited(PLANS, ("smoke", "patch"), 32)) == {"plan smoke"}
 

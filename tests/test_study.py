@@ -128,6 +128,42 @@ def test_name_that_does_not_exist_is_one_line(changes, parts):
         assert part in message
 
 
+NNDET = {"detector": "retina_unet_resenc_nndet", "init": "mae"}
+
+
+def test_rows_of_an_engine_stand_beside_others():
+    found = assembled(rows=[*SMOKE["rows"], NNDET], runtime={"engines": {"nndet": "/opt/nndet/bin"}})
+    assert found.engine("retina_unet_resenc_nndet") == "nndet"
+    assert found.engine("retina_unet_resenc") is None
+    assert found.pretrainings == [("mae", "resenc")]  # one for both
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rows": [NNDET | {"detector": "retina_unet_nndet"}]}, "has no transfer .*only starts from scratch"),
+        ({"recipes": {"retina_unet_resenc_nndet": "retina_smoke"}}, "is trained by an engine, which has its own"),
+        ({"runtime": {"engines": {"nnunet": "/x"}}}, "'nnunet'"),
+        ({"runtime": {"engines": {"nndet": ""}}}, "runtime.engines.nndet"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_one_line(changes, told):
+    assert re.search(told, refused(SMOKE | {"rows": [NNDET]} | changes))
+
+
+def test_plans_of_an_engine_are_for_its_detectors_alone():
+    found = assembled()
+    detectors = found.entries["detectors"]
+    ours = detectors["retina_unet_resenc"]["sizes"]["smoke"] | {"plan": "nndet_v002"}
+    changed = {**detectors, "retina_unet_resenc": detectors["retina_unet_resenc"] | {"sizes": {"smoke": ours}}}
+    with pytest.raises(InputError, match="retina_unet_resenc: plan nndet_v002 is an engine's: name another one"):
+        study._check_references(study.Study(found.config, {**found.entries, "detectors": changed}, found.plans))
+    theirs = {**detectors, NNDET["detector"]: detectors[NNDET["detector"]] | {"plan": "resenc_l_128"}}
+    other = study.Study({**found.config, "rows": [NNDET]}, {**found.entries, "detectors": theirs}, found.plans)
+    with pytest.raises(InputError, match="plan resenc_l_128 is not one of engine nndet"):
+        study._check_references(other)
+
+
 def test_pretraining_without_a_corpus_is_one_line():
     assert "no data set is named: add corpus: DATASET" in refused({k: v for k, v in SMOKE.items() if k != "corpus"})
 

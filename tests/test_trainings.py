@@ -37,6 +37,13 @@ def test_work_may_lie_elsewhere_and_nothing_else_follows_it(chosen):
         assert (after.folder, after.stages) == (before.folder, before.stages)
 
 
+def test_an_engine_leaves_a_state_of_its_own(chosen):
+    rows = [{"detector": name, "init": "scratch"} for name in ("retina_unet_resenc", "retina_unet_resenc_nndet")]
+    both = study.Study({**chosen.config, "rows": rows}, chosen.entries, chosen.plans)
+    states = {cell.detector: trainings.of_cell(both, cell).state for cell in both.cells}
+    assert states == {"retina_unet_resenc": "last.pth", "retina_unet_resenc_nndet": "nndet"}
+
+
 def test_training_is_finished_when_the_last_of_its_files_is_there(chosen):
     training = trainings.of_cell(chosen, chosen.cells[0])
     names = sorted(name for stage in training.stages for name in stage.results)

@@ -118,7 +118,7 @@ def _ended(training: Training, kept: set[str], lock: dict[str, Any] | None) -> A
         told = f"process {lock['pid']} on {lock['host']} is gone without a word: killed, out of memory, or its machine went down"
     if told is not None:
         return Attempt(failed=(stage.name, told))
-    return Attempt(interrupted=stage.name if trains and "last.pth" in kept else None)
+    return Attempt(interrupted=stage.name if trains and training.state in kept else None)
 
 
 def last_error(log: Path) -> str | None:

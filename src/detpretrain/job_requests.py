@@ -28,6 +28,7 @@ PATCH = (128, 128, 128)  # of plans that derive it
 # of a case at work: as read, cropped, resampled in double precision; and of one whose size nobody knows yet
 CASE_BYTES, UNKNOWN_CASE_MB = 64, 8000
 SINGLE = 4  # bytes of a voxel
+ENGINE_MB = 32_000  # nnDetection with the loader processes that it starts by itself
 CPU_STEP = 4  # times the reference network's half precision: single precision, and residual encoders keep twice as much
 
 
@@ -52,7 +53,7 @@ def pretrain_jobs(study: Study) -> int:
 def finetune_memory(study: Study, detector: str) -> int:
     """Main memory in MB."""
     entry = study.entry("detectors", detector)
-    return _memory(study, entry["plan"], entry["recipe"])
+    return ENGINE_MB if "engine" in entry else _memory(study, entry["plan"], entry["recipe"])
 
 
 def pretrain_memory(study: Study, init: str) -> int:
@@ -63,6 +64,8 @@ def pretrain_memory(study: Study, init: str) -> int:
 def prediction_memory(study: Study, dataset: str, detector: str) -> int:
     """Main memory in MB of a job that holds one case at a time: of the largest one, once the data set is prepared."""
     entry = study.entry("detectors", detector)
+    if "engine" in entry:
+        return ENGINE_MB
     needed = GPU_PROCESS_MB if study.config["runtime"].get("gpus", 0) else PROCESS_MB
     needed += _case_mb(study, dataset)
     if not study.config["runtime"].get("gpus", 0):
@@ -88,7 +91,8 @@ def _case_mb(study: Study, dataset: str) -> float:
 
 
 def _finetune_estimate(study: Study, detector: str) -> int:
-    total = training_speed.steps(study, study.entry("detectors", detector)["recipe"])
+    recipe = study.entry("detectors", detector).get("recipe")
+    total = 1 if recipe is None else training_speed.steps(study, recipe)
     return _minutes("finetune", total, training_speed.of_detector(study, detector).value)
 
 

@@ -88,8 +88,13 @@ def probe(study: Study, backbone: str) -> dict[str, Any]:
 
 
 def finetune(study: Study, detector: str, init: str, fold: int, seed: int) -> dict[str, Any]:
-    """Entries of a fine-tuning; the checkpoint counts through the input, inference is ``predict``'s."""
+    """Entries of a fine-tuning; the checkpoint counts through the input, inference is ``predict``'s.
+
+    An engine's detector has no recipe of ours, and its backbone only says which pre-training it starts from.
+    """
     entry = study.entry("detectors", detector)
+    if "engine" in entry:
+        return {"detector": entry, "fold": fold, "seed": seed}
     given = {key: value for key, value in study.entry("inits", init).items() if key in ("stem", "neck") and value}
     return {
         "detector": {key: value for key, value in entry.items() if key != "inference"},
@@ -102,7 +107,8 @@ def finetune(study: Study, detector: str, init: str, fold: int, seed: int) -> di
 
 
 def predict(study: Study, detector: str) -> dict[str, Any]:
-    return {"inference": study.entry("detectors", detector).get("inference", {})}
+    entry = study.entry("detectors", detector)
+    return {"engine": entry["engine"]} if "engine" in entry else {"inference": entry.get("inference", {})}
 
 
 def consolidate(faithful_sweep: bool, folds: Sequence[int]) -> dict[str, Any]:

@@ -19,6 +19,10 @@ FRESH, SOURCE, RECIPE, MISSING = "fresh", "source changed", "recipe changed", "m
 RUNNING, FAILED = "running", "failed"
 STATES = (FRESH, SOURCE, RECIPE, RUNNING, FAILED, MISSING)
 INTERRUPTED = "interrupted, goes on where it stopped"
+ENGINE_MODULES = {
+    "finetune": ("detpretrain.engines.nndet_train",),
+    "predict": ("detpretrain.engines.nndet_predict",),
+}
 
 
 @dataclass(frozen=True)
@@ -105,21 +109,29 @@ def _judge(
 def expected(study: Study, cell: Cell) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Recipe and starting modules of each stage of a cell, as its results should record them."""
     finetune = leaves.finetune(study, cell.detector, cell.init, cell.fold, cell.seed)
-    network = provenance.class_modules(finetune["detector"], finetune["backbone"])
     stages = {
-        "finetune": (
-            leaves.recipe("finetune", finetune),
-            ("detpretrain.training.finetune", *provenance.class_modules(finetune)),
-        ),
+        "finetune": (leaves.recipe("finetune", finetune), _training_modules(finetune)),
         "predict": (
             leaves.recipe("predict", leaves.predict(study, cell.detector)),
-            ("detpretrain.inference.predict", *network),
+            _prediction_modules(finetune),
         ),
         "evaluate": (leaves.recipe("evaluate", {}), ("detpretrain.inference.scoring",)),
     }
     if study.needs_pretraining(cell.init):
         stages["pretrain"] = _pretrain(study, cell.init, study.entry("detectors", cell.detector)["backbone"])
     return stages
+
+
+def _training_modules(finetune: Mapping[str, Any]) -> tuple[str, ...]:
+    if "engine" in finetune["detector"]:
+        return ENGINE_MODULES["finetune"]
+    return ("detpretrain.training.finetune", *provenance.class_modules(finetune))
+
+
+def _prediction_modules(finetune: Mapping[str, Any]) -> tuple[str, ...]:
+    if "engine" in finetune["detector"]:
+        return ENGINE_MODULES["predict"]
+    return ("detpretrain.inference.predict", *provenance.class_modules(finetune["detector"], finetune["backbone"]))
 
 
 def _pretrain(study: Study, init: str, backbone: str) -> tuple[str, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jsonschema
 
-from detpretrain import hub, pretraining_kinds
+from detpretrain import engine_entries, hub, pretraining_kinds
 from detpretrain.errors import InputError
 from detpretrain.files import read_yaml
 
@@ -121,6 +121,10 @@ class Study:
         if kind in TRAINED and name in self.config.get("recipes", {}):
             entry["recipe"] = self.config["recipes"][name]
         return entry
+
+    def engine(self, detector: str) -> str | None:
+        """The program that trains and predicts a detector instead of this package (``engine_entries``)."""
+        return self.entry("detectors", detector).get("engine")
 
     def plan_spec(self, name: str) -> dict[str, Any]:
         if name not in self.plans:
@@ -259,7 +263,7 @@ def _check_references(study: Study) -> None:
     for row in study.rows:
         study.entry("datasets", row.dataset)
         detector = study.entry("detectors", row.detector)
-        _check_parts(study, "detectors", row.detector, detector)
+        _check_detector(study, row, detector)
         study.entry("backbones", detector["backbone"])
         study.folds(row.dataset)
     for init in study.inits:
@@ -288,6 +292,20 @@ def _check_trained(study: Study, key: str, name: str) -> None:
     trained = [entry for kind in TRAINED for entry in study.entries[kind]]
     if name not in trained:
         raise InputError(f"study {study.name}: {key}: no detector or method {name!r}{nearest(name, trained)}")
+
+
+def _check_detector(study: Study, row: Row, entry: Mapping[str, Any]) -> None:
+    if "engine" not in entry:
+        _check_parts(study, "detectors", row.detector, entry)
+        return
+    if row.detector in study.config["recipes"]:
+        raise InputError(
+            f"study {study.name}: recipes: {row.detector} is trained by an engine, which has its own: remove it, or change "
+            "config and overrides of its entry"
+        )
+    engine_entries.check_detector(row.detector, entry)
+    engine_entries.check_plan_of(row.detector, entry, study.plan_spec(entry["plan"]))
+    engine_entries.check_start(row.detector, entry, row.init, study.entry("inits", row.init))
 
 
 def _check_init(study: Study, init: str, entry: Mapping[str, Any]) -> None:
@@ -323,4 +341,5 @@ def _check_parts(study: Study, kind: str, name: str, entry: Mapping[str, Any]) -
         if key not in entry:
             raise InputError(f"config/{kind}.yaml: {name} has no {key}: add it")
     study.entry("recipes", entry["recipe"])
-    study.plan_spec(entry["plan"])
+    if "engine" in study.plan_spec(entry["plan"]):
+        raise InputError(f"config/{kind}.yaml: {name}: plan {entry['plan']} is an engine's: name another one")

@@ -18,6 +18,7 @@ from detpretrain.report.cost import JobCost, of_record
 from detpretrain.report.report import report
 from detpretrain.status import FRESH, MISSING, CellState
 from detpretrain.study import Row, Study
+from detpretrain.tasks import read_splits
 
 NAMED = 3
 
@@ -47,6 +48,7 @@ def write_report(study: Study, root: Path, comparison: Path, rows: Sequence[Row]
         "citations": _given_citations(study, present),
         "costs": [*_cell_costs(study, present), *_pretraining_costs(pretrained)],
         "missing": missing,
+        "optimistic": [row.path for row in rows if _chosen_on_scored(study, row)],
         "published": root / "config" / "reference",
     }
     report(
@@ -97,6 +99,17 @@ def _overlap(study: Study, row: Row) -> int:
     if not (study.needs_pretraining(row.init) or study.checkpoint(row.init)):
         return 0
     return len(read_json(study.folder / "leakage" / row.init / f"{row.dataset}.json")["patients"])
+
+
+def _chosen_on_scored(study: Study, row: Row) -> bool:
+    """Whether a row's post-processing was chosen on the cases that score it: the study asked for that, or an engine does so.
+
+    Folds with a test part score cases that choose nothing.
+    """
+    path = study.folder / "rows" / row.path / "postprocessing.json"
+    if not (path.exists() and read_json(path)["faithful_sweep"]):
+        return False
+    return "test" not in read_splits(study.results / "data" / row.dataset / "task" / "splits.json")[0]
 
 
 def _pretraining_folders(study: Study) -> list[Path]:

@@ -30,8 +30,12 @@ def steps(study: Study, recipe: str) -> int:
 
 
 def of_detector(study: Study, detector: str) -> Speed:
-    """Of a detector's fine-tunings: as the finished ones tell, else ``runtime.steps_per_second`` of the study file."""
-    total = steps(study, study.entry("detectors", detector)["recipe"])
+    """Of a detector's fine-tunings: as the finished ones tell, else ``runtime.steps_per_second`` of the study file.
+
+    Of an engine's, whose steps nobody knows here: trainings per second.
+    """
+    recipe = study.entry("detectors", detector).get("recipe")
+    total = 1 if recipe is None else steps(study, recipe)
     cells = (cell for cell in study.cells if cell.detector == detector)
     records = _finished(study.folder / "cells" / cell.path / "metrics.json" for cell in cells)
     return _speed(study, detector, total, (record.get("finetune", {}) for record in records))

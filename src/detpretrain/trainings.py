@@ -9,6 +9,8 @@ from pathlib import Path
 
 from detpretrain.study import Cell, Study
 
+ENGINE_STATE = "nndet"  # a folder
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -28,12 +30,14 @@ class Training:
         folder: of its results.
         work: folder of the resumable state and of what tells about the run; nothing of it is a result.
         stages: in order; the first one is the training itself.
+        state: what of the work folder an interrupted training goes on from.
     """
 
     name: str
     folder: Path
     work: Path
     stages: tuple[Stage, ...]
+    state: str = "last.pth"
 
     def results(self) -> Set[str]:
         """Names of the files that are there."""
@@ -60,6 +64,7 @@ def of_cell(study: Study, cell: Cell) -> Training:
         study.folder / "cells" / cell.path,
         study.work / cell.path,
         tuple(Stage(name, frozenset(results), study.folder / "logs" / name / log) for name, results in files.items()),
+        **({"state": ENGINE_STATE} if study.engine(cell.detector) else {}),
     )
 
 

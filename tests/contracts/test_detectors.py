@@ -1,5 +1,7 @@
 """What every entry of config/detectors.yaml must do. Entries are read from the file: a new one is tested without a line here.
 
+Entries of an engine have no class: ``test_engines`` has what they must do.
+
 Size ``full`` is only built, without initial values. All others train for a step; the many shapes, targets and mirrors are for
 the smallest size of each entry.
 """
@@ -22,7 +24,8 @@ from detpretrain.training.recipe import Recipe
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 FULL, SMALLEST = "full", "smoke"
-ALL = [(name, size) for name, entry in read_yaml(CONFIG / "detectors.yaml").items() for size in entry["sizes"]]
+WITH_CLASS = {name: entry for name, entry in read_yaml(CONFIG / "detectors.yaml").items() if "engine" not in entry}
+ALL = [(name, size) for name, entry in WITH_CLASS.items() for size in entry["sizes"]]
 SMALL = [(name, size) for name, size in ALL if size != FULL]
 ONCE = list(dict(sorted(SMALL, key=lambda pair: pair[1] == SMALLEST)).items())  # each name with its smallest size
 

@@ -1,5 +1,7 @@
 """What every entry of config/ must do, detectors apart. Entries are read from the files: a new one is tested without a line here.
 
+Detectors and plans of an engine have no class and no numbers of ours: ``test_engines`` has what they must do.
+
 Size ``full`` is only built, without initial values; all others are trained for a step.
 """
 
@@ -25,8 +27,8 @@ from detpretrain.training.recipe import Recipe
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 ENTRIES = {kind: read_yaml(CONFIG / f"{kind}.yaml") for kind in study.KINDS}
-PLANS = sorted(path.stem for path in (CONFIG / "plans").glob("*.yaml"))
-SPECS = {name: read_yaml(CONFIG / "plans" / f"{name}.yaml") for name in PLANS}
+SPECS = {path.stem: read_yaml(path) for path in sorted((CONFIG / "plans").glob("*.yaml"))}
+PLANS = [name for name, spec in SPECS.items() if "engine" not in spec]
 STUDIES = sorted(path.name for path in CONFIG.glob("*.yaml") if "study" in read_yaml(path))
 FULL = "full"
 
@@ -40,7 +42,10 @@ def sizes_of(kind, name):
 
 
 SIZED = {
-    kind: [(name, size) for name in ENTRIES[kind] for size in sizes_of(kind, name)] for kind in ("detectors", "methods")
+    kind: [
+        (name, size) for name, entry in ENTRIES[kind].items() if "engine" not in entry for size in sizes_of(kind, name)
+    ]
+    for kind in ("detectors", "methods")
 }
 SMALL = {kind: [pair for pair in pairs if pair[1] != FULL] for kind, pairs in SIZED.items()}
 BACKBONES = sorted({(resolved("detectors", name, size)["backbone"], size) for name, size in SIZED["detectors"]})

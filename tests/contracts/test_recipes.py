@@ -1,4 +1,7 @@
-"""Recipes that treat an encoder apart, on every detector of config/detectors.yaml: a new one is tested without a line here."""
+"""Recipes that treat an encoder apart, on every detector of config/detectors.yaml: a new one is tested without a line here.
+
+Entries of an engine have no class and no recipe: ``test_engines``.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,8 @@ from detpretrain.training.recipe import Recipe
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 CHANNELS = 2  # of the synthetic plans
-ALL = [(name, size) for name, entry in read_yaml(CONFIG / "detectors.yaml").items() for size in entry["sizes"]]
+WITH_CLASS = {name: entry for name, entry in read_yaml(CONFIG / "detectors.yaml").items() if "engine" not in entry}
+ALL = [(name, size) for name, entry in WITH_CLASS.items() for size in entry["sizes"]]
 SMOKE = [(name, size) for name, size in ALL if size == "smoke"]
 
 

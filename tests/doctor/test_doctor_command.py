@@ -51,6 +51,19 @@ def test_the_whole_study_without_data_names_every_download(doctor, tmp_path):
     assert "things that block the study: 2" in done.stdout
 
 
+def test_a_study_without_its_engine_is_blocked(doctor, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    rows = [{"detector": "retina_unet_nndet", "init": "scratch"}]
+    (tmp_path / "engine.yaml").write_text(f"rows: {rows}\n")
+    done = doctor("--configfile", "config/smoke.yaml", "--configfile", "engine.yaml")
+    assert done.exit_code == 1
+    lines = [line for line in done.stdout.splitlines() if "nndet_train" in line]
+    assert len(lines) == 1
+    assert "engine nndet" in lines[0]
+    assert "make its environment (envs/nndet.yaml)" in lines[0]
+    assert "things that block the study: 1" in done.stdout
+
+
 def test_a_part_of_it(doctor):
     done = doctor("--configfile", "config/paper.yaml", "--only", "datasets=luna16,rows=scratch")
     assert "study paper: 30 cells in 3 rows" in done.stdout

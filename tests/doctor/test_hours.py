@@ -63,6 +63,17 @@ def test_sum_of_known_and_unknown_is_a_lower_bound(assemble):
     assert hours.table(found)[-1][5] == f"at least {6 * STEPS / 0.01 / 3600:.1f}"
 
 
+def test_an_engine_s_hours_are_those_of_its_finished_cells(assemble):
+    chosen = assemble(rows=[{"detector": "retina_unet_resenc_nndet", "init": "scratch"}])
+    (work,) = hours.work(chosen, 99.0, None)
+    assert (work.planned, work.steps, work.speed, work.hours) == (3, None, None, None)
+    assert hours.table([work])[0][3:] == ("unknown", "unknown", "unknown", "unknown until one is finished")
+    finish(chosen, chosen.cells[0], 7200.0, "cuda")
+    (work,) = hours.work(chosen, 99.0, None)
+    assert work.hours == pytest.approx(2 * 2.0)
+    assert hours.table([work])[0][3:] == ("unknown", "unknown", "4.0", "1 finished on cuda")
+
+
 def test_cells_without_seconds_tell_nothing(assemble):
     chosen = assemble()
     write_json(chosen.folder / "cells" / chosen.cells[0].path / "metrics.json", {"provenance": {}})

@@ -3,6 +3,7 @@ from importlib import metadata
 
 import pytest
 
+from detpretrain import engine_entries
 from detpretrain.doctor import software
 from detpretrain.errors import InputError
 
@@ -79,6 +80,46 @@ def test_snakemake_itself_may_lack(monkeypatch):
 
     monkeypatch.setattr(software.metadata, "version", version)
     assert software.snakemake(None)[0].state == "blocks"
+
+
+ENGINE_ROW = {"detector": "retina_unet_resenc_nndet", "init": "scratch"}
+
+
+def executables(folder, names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def test_studies_without_an_engine_need_none(assemble):
+    assert software.engines(assemble(), "local") == []
+
+
+def test_missing_executables_of_an_engine_are_one_line(assemble, tmp_path, monkeypatch):
+    names = engine_entries.EXECUTABLES["nndet"]
+    monkeypatch.setenv("PATH", executables(tmp_path / "some", [name for name in names if name != "nndet_train"]))
+    chosen = assemble(rows=[ENGINE_ROW])
+    (found,) = software.engines(chosen, "local")
+    assert (found.name, found.state, found.found) == ("engine nndet", "blocks", "not found in PATH: nndet_train")
+    assert "envs/nndet.yaml" in found.remedy
+    assert software.engines(chosen, "slurm")[0].state == "warning"  # it may be there on the nodes
+
+
+def test_executables_of_an_engine_in_the_study_s_folder(assemble, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    folder = executables(tmp_path / "bin", engine_entries.EXECUTABLES["nndet"])
+    (found,) = software.engines(assemble(rows=[ENGINE_ROW], runtime={"engines": {"nndet": folder}}), "local")
+    assert (found.state, found.found) == ("ok", f"nndet_prep and 4 more in {folder}")
+
+
+def test_results_where_an_engine_cannot_work_block(assemble, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", executables(tmp_path / "bin", engine_entries.EXECUTABLES["nndet"]))
+    chosen = assemble(rows=[ENGINE_ROW], pathvars={"results": str(tmp_path / "my.results")})
+    _, found = software.engines(chosen, "local")
+    assert (found.name, found.state) == ("folder for nndet", "blocks")
+    assert "set pathvars: {results: FOLDER}" in found.found
 
 
 def test_folder_without_a_profile(tmp_path):

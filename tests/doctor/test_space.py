@@ -167,6 +167,25 @@ def test_networks_that_depend_on_the_data_are_unknown(assemble):
     assert by_name(chosen)["3 models of retina_unet_plainconv_v001_planned"].needed is None
 
 
+def test_an_engine_s_needs_are_unknown_until_they_are_there(assemble, write_task):
+    chosen = assemble(rows=[{"detector": "retina_unet_resenc_nndet", "init": "scratch"}])
+    write_task(chosen, "smoke_nodules", CASES)
+    plan, models, boxes = "smoke_nodules: nndet_v002", "3 models of retina_unet_resenc_nndet", "raw boxes"
+    found = by_name(chosen)
+    assert found[plan].needed is found[models].needed is None
+    assert found[boxes].needed == pytest.approx(
+        3 * (2 / 3) * 1000 * space.BOX_BYTES
+    )  # nothing left to merge of mirrors
+    folder = chosen.results / "data" / "smoke_nodules" / "nndet_v002" / "preprocessed"
+    write_json(folder / "index.json", {"cases": [{"case": "a"}], "plan": {"engine": "nndet", "channels": 1}})
+    (chosen.folder / "cells" / chosen.cells[0].path).mkdir(parents=True)
+    (chosen.folder / "cells" / chosen.cells[0].path / "model.pth").write_bytes(b"x" * 1000)
+    found = by_name(chosen)
+    assert (found[plan].there, found[plan].needed) == (space.usage(folder.parent)[0], 0)
+    assert found["2 models of retina_unet_resenc_nndet"].needed == 2 * 1000
+    assert space.compression(chosen.results) is None
+
+
 def test_copies_of_the_optimisers(assemble):
     chosen = assemble(size="full", rows=[])
     assert weights.copies(chosen, "retina_unet_resenc") == 2  # SGD with momentum

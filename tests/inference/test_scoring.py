@@ -230,6 +230,60 @@ def test_a_cell_is_scored_on_its_test_part_and_the_test_sets(study):
     assert sorted(table["test_set"].unique()) == ["cv", "outside"]
 
 
+def final_folds(study, split=None):
+    """Folds of an engine, whose boxes are given in original indices."""
+    folds = []
+    for fold, found in sorted(study.found.items()):
+        properties = {case: {"shape": SHAPE} for case in found}
+        raw = RawBoxes(found, properties, 1, 1, {}, final=True)
+        folds.append(FoldBoxes.of(fold, raw, split) if split else FoldBoxes(fold, raw))
+    return folds
+
+
+def test_final_boxes_are_scored_as_they_are(study):
+    """No merging, no clipping, no threshold, no crop: two boxes on one another stay two, the lower one false."""
+    there, outside = box(10) + OFFSET, box(-4)
+    study.add("a", [box(10)], {0: [(there, 0.4), (there, 0.8), (outside, 0.001)]})
+    study.add("b", [box(20)], {1: [(box(20) + OFFSET, 0.7)]})
+    folds = final_folds(study)
+    boxes, scores, labels = detect([folds[0].raw], "a", PostProcessing(score_threshold=0.9, min_size=99))
+    np.testing.assert_allclose(boxes, [there, there, outside])
+    np.testing.assert_allclose(scores, [0.8, 0.4, 0.001], rtol=1e-6)
+    assert labels.tolist() == [0, 0, 0]
+    cell = score_cell(folds[0], study.truth, RUN)
+    assert detections(cell, "a")["truth@0.50"].tolist()[0] == 1
+    assert detections(cell, "a")["truth@0.50"].isna().sum() == 2
+    row, post = consolidate(folds, study.truth, RUN)
+    pd.testing.assert_frame_equal(
+        detections(row, "a").reset_index(drop=True), detections(cell, "a").reset_index(drop=True)
+    )
+    assert post == {"faithful_sweep": True, "folds": {}, "test_sets": asdict(PostProcessing())}
+
+
+def test_final_boxes_of_a_test_set_are_put_together(study):
+    """Two models find one object at 0.8 and 0.6, one of them another at 0.8: halved, as any model's miss."""
+    study.found = {
+        0: {"far": candidates([(box(10), 0.8)])},
+        1: {"far": candidates([(box(10), 0.6), (box(25), 0.8)])},
+    }
+    study.add("far", [box(10) - OFFSET], test_set="outside")
+    study.add("a", [], {0: []})
+    study.add("b", [], {1: []})
+    table, _ = consolidate(final_folds(study), study.truth, RUN)
+    found = detections(table, "far")
+    assert found["score"].tolist() == pytest.approx([0.7, 0.4], rel=1e-6)
+    assert found["truth@0.50"].tolist()[0] == 1
+
+
+def test_final_boxes_of_a_test_part_are_the_ones_that_count(study):
+    study.found = {0: {"val": candidates([(box(5), 0.9)]), "test": candidates([(box(10) + OFFSET, 0.8)])}}
+    study.add("val", [])
+    study.add("test", [box(10)])
+    table, _ = consolidate(final_folds(study, [{"train": [], "val": ["val"], "test": ["test"]}]), study.truth, RUN)
+    assert table["case"].unique().tolist() == ["test"]
+    assert scores_by_test_set(table, 1)["cv"]["AP@0.10"] == pytest.approx(1.0)
+
+
 def test_a_test_part_that_was_not_predicted_is_refused(study):
     with_test_parts(study)
     split = [{"train": [], "val": ["val_0"], "test": ["test_0", "late"]}]

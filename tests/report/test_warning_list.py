@@ -17,8 +17,9 @@ SCORES = {
 }
 
 
-def warned(missing=(), cells=(), scores=None, complaints=(), trained=(), overlap=""):
-    return warning_list(missing, cells, pd.DataFrame({**SCORES, **(scores or {})}), complaints, trained, overlap)
+def warned(missing=(), cells=(), scores=None, complaints=(), trained=(), overlap="", optimistic=()):
+    table = pd.DataFrame({**SCORES, **(scores or {})})
+    return warning_list(missing, cells, table, complaints, trained, overlap, optimistic)
 
 
 def test_a_whole_fresh_study_warns_of_nothing(study):
@@ -36,6 +37,14 @@ def test_stale_cells_are_told_by_state(study):
     cells = [replace(study.cells[0], state="recipe changed"), *study.cells[1:]]
     (line,) = warned(cells=cells)
     assert line.startswith("1 of 6 cells do not come from today's source and configuration (recipe changed): nodules-")
+
+
+def test_rows_that_chose_on_what_scores_them_are_named():
+    (line,) = warned(optimistic=[f"d/x/i/seed{number}" for number in range(7)])
+    assert line.startswith(
+        "Post-processing was chosen on the scored cases themselves, as nnDetection does, in 7 of the rows"
+    )
+    assert line.endswith("d/x/i/seed0, d/x/i/seed1, d/x/i/seed2, d/x/i/seed3, d/x/i/seed4, d/x/i/seed5 and 1 more.")
 
 
 def test_few_patients_folds_and_objects_are_told():

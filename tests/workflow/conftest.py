@@ -22,6 +22,12 @@ def planned_by():
 
 
 @pytest.fixture(scope="session")
+def copy_repository():
+    """``copy_repository(folder)`` -> a copy there, for a test that changes its configuration."""
+    return copied
+
+
+@pytest.fixture(scope="session")
 def repository(tmp_path_factory) -> Repository:
     """A copy without results: for dry runs."""
     return copied(tmp_path_factory.mktemp("repository"))

@@ -85,12 +85,19 @@ if DeploymentMethod.APPTAINER in OWN:
             STUDY, [Path(file) for file in workflow.configfiles], ROOT
         )
     )
+# Other engines' executables come last on PATH, so that they replace nothing of this environment.
+ENGINES = ":".join(
+    str(Path(folder).absolute()) for folder in RUNTIME.get("engines", {}).values()
+)
+ENGINES_LAST = f'PATH="$PATH":{shlex.quote(ENGINES)} ' if ENGINES else ""
 # glibc gives the memory of large tensors back and asks for it again in every step: a tenth of a training's time on a CPU
 MALLOC = "MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824"
 shell.prefix(
-    f"{INTERPRETER}export {MALLOC} SCRIPTS={SCRIPTS} STUDY={STUDY_FILES}; ".replace(
+    f"{INTERPRETER}export {ENGINES_LAST}{MALLOC} SCRIPTS={SCRIPTS} STUDY={STUDY_FILES}; ".replace(
         "{", "{{"
-    ).replace("}", "}}")
+    ).replace(
+        "}", "}}"
+    )
 )
 
 
@@ -119,10 +126,17 @@ def prepare_minutes(wildcards):
 
 
 def preprocessed_shards(wildcards):
-    """The lists of the jobs that preprocess a data set together; none where a single job does."""
+    """The lists of the jobs that preprocess a data set together; none where a single job does, and an engine is one job."""
     count = SHARDS.get(wildcards.dataset, 1)
+    if "engine" in STUDY.plan_spec(wildcards.plan):
+        return []
     folder = f"{DATA}/{wildcards.dataset}/{wildcards.plan}/shards"
     return [f"{folder}/{i}-of-{count}.json" for i in range(count)] if count > 1 else []
+
+
+def preprocessing_gpus(wildcards):
+    """Preprocessing is for CPUs, except by an engine whose planner measures a GPU."""
+    return GPUS if STUDY.plan_spec(wildcards.plan).get("gpu", False) else 0
 
 
 def detector_plan(wildcards):
@@ -192,8 +206,8 @@ def all_pretrainings(name):
 
 def training_priority(wildcards):
     """Short trainings before predictions, so that no core waits for the last of them; of long ones, results come first."""
-    recipe = STUDY.entry("detectors", wildcards.detector)["recipe"]
-    return 5 if training_speed.steps(STUDY, recipe) <= SHORT_STEPS else 0
+    recipe = STUDY.entry("detectors", wildcards.detector).get("recipe")
+    return 5 if recipe and training_speed.steps(STUDY, recipe) <= SHORT_STEPS else 0
 
 
 def retries(jobs):

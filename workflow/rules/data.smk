@@ -100,6 +100,7 @@ rule preprocess:
     resources:
         mem_mb=lambda wildcards: preparation_memory(wildcards.dataset, PROCESSES),
         runtime=720,
+        gpu=preprocessing_gpus,
     params:
         recipe=leaves.recipe("preprocess", {}),
     shell:

@@ -1,10 +1,12 @@
-"""One cell: a detector on one fold of one data set, from one initialisation."""
+"""One cell: a detector on one fold of one data set, from one initialisation; by this package, or by the entry's engine."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from detpretrain import jobs, leaves, study, trainings
+from detpretrain.engines import nndet_train
 from detpretrain.errors import exit_on_input_error
-from detpretrain.training import distributed
+from detpretrain.training import adaptation, distributed
 from detpretrain.training.finetune import Cell, finetune
 from detpretrain.training.runtime import Runtime
 
@@ -28,6 +30,8 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
+    if chosen.engine(arguments.detector) is not None:
+        return by_engine(arguments, chosen)
     distributed.relaunch(chosen.config["runtime"].get("gpus", 0))
     defining = leaves.finetune(chosen, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     jobs.check_recipe("finetune", defining, arguments.recipe)
@@ -50,6 +54,25 @@ def main() -> None:
     runtime = Runtime.of(jobs.runtime_settings(arguments, chosen))
     work = arguments.work or trainings.of_cell(chosen, place).work
     finetune(cell, arguments.index.parent, arguments.splits, work, arguments.model, arguments.log, runtime)
+
+
+def by_engine(arguments: Namespace, chosen: study.Study) -> None:
+    defining = leaves.finetune(chosen, arguments.detector, arguments.init, arguments.fold, arguments.seed)
+    jobs.check_recipe("finetune", defining, arguments.recipe)
+    place = study.Cell(arguments.dataset, arguments.detector, arguments.init, arguments.fold, arguments.seed)
+    cell = nndet_train.NnDetCell(
+        name=place.path,
+        detector=defining["detector"],
+        init=arguments.init,
+        fold=arguments.fold,
+        seed=arguments.seed,
+        checkpoint=arguments.checkpoint,
+        pretrained=adaptation.about(arguments.checkpoint) if arguments.checkpoint else None,
+        signature=arguments.recipe,
+    )
+    limits = nndet_train.Limits.of(jobs.runtime_settings(arguments, chosen))
+    places = (arguments.work or trainings.of_cell(chosen, place).work, arguments.model, arguments.log)
+    nndet_train.finetune(cell, arguments.index.parent, arguments.splits, *places, limits)
 
 
 if __name__ == "__main__":

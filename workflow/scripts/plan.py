@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from detpretrain import jobs, leaves, study
+from detpretrain.engines import nndet_prepare
 from detpretrain.errors import exit_on_input_error
 from detpretrain.preprocessing.plan import plan_task
 
@@ -21,7 +22,11 @@ def main() -> None:
     chosen = study.load(arguments.config, ROOT)
     jobs.check_recipe("plan", leaves.plan(chosen, arguments.plan), arguments.recipe)
     spec = chosen.plan_spec(arguments.plan)
-    plan_task(arguments.task.parent, arguments.dataset, arguments.plan, spec, arguments.output, arguments.threads)
+    about = (arguments.task.parent, arguments.dataset, arguments.plan, spec, arguments.output)
+    if "engine" in spec:
+        nndet_prepare.plan_task(*about)
+    else:
+        plan_task(*about, arguments.threads)
 
 
 if __name__ == "__main__":

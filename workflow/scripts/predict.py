@@ -1,9 +1,14 @@
-"""Model + preprocessed cases -> raw boxes of the fold's held-out cases (val, and test if it has one) and of the test sets."""
+"""Model + preprocessed cases -> raw boxes of the fold's held-out cases (val, and test if it has one) and of the test sets.
+
+By this package, or by the entry's engine.
+"""
 
 import time
+from argparse import Namespace
 from pathlib import Path
 
 from detpretrain import jobs, leaves, provenance, study
+from detpretrain.engines import nndet_predict, nndet_train
 from detpretrain.errors import exit_on_input_error
 from detpretrain.evaluation import raw_boxes
 from detpretrain.files import read_json
@@ -32,6 +37,8 @@ def main() -> None:
     started = time.monotonic()
     chosen = study.load(arguments.config, ROOT)
     defining = leaves.predict(chosen, arguments.detector)
+    if chosen.engine(arguments.detector) is not None:
+        return by_engine(arguments, chosen)
     detector = chosen.entry("detectors", arguments.detector)
     backbone = chosen.entry("backbones", detector["backbone"])
     jobs.check_recipe("predict", defining, arguments.recipe)
@@ -63,6 +70,20 @@ def main() -> None:
     }
     mirrors, classes = len(model.settings.mirrors), model.plan["classes"]
     raw_boxes.write(arguments.output, raw_boxes.RawBoxes(candidates, properties, mirrors, classes, facts))
+
+
+def by_engine(arguments: Namespace, chosen: study.Study) -> None:
+    jobs.check_recipe("predict", leaves.predict(chosen, arguments.detector), arguments.recipe)
+    nndet_predict.predict(
+        arguments.model,
+        arguments.fold,
+        arguments.index.parent,
+        arguments.splits,
+        chosen.folder / "work",
+        arguments.output,
+        arguments.recipe,
+        nndet_train.Limits.of(jobs.runtime_settings(arguments, chosen)),
+    )
 
 
 if __name__ == "__main__":

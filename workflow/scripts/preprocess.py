@@ -1,9 +1,10 @@
-"""Task + plan -> preprocessed arrays; or the lists of their shards -> one index."""
+"""Task + plan -> preprocessed arrays, by this package or by an engine; or the lists of their shards -> one index."""
 
 import logging
 from pathlib import Path
 
 from detpretrain import jobs
+from detpretrain.engines import nndet_prepare
 from detpretrain.errors import exit_on_input_error
 from detpretrain.files import read_json
 from detpretrain.preprocessing.run import preprocess_task
@@ -21,7 +22,9 @@ def main() -> None:
     jobs.check_recipe("preprocess", {}, arguments.recipe)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     task, plan, output = arguments.task.parent, read_json(arguments.plan), arguments.output.parent
-    if arguments.shards:
+    if "engine" in plan:
+        nndet_prepare.preprocess_task(task, plan, output, arguments.threads)
+    elif arguments.shards:
         join_shards(task, plan, output, arguments.shards)
     else:
         preprocess_task(task, plan, output, arguments.threads)

@@ -22,8 +22,9 @@ def examine(study: Study, root: Path, *, profile: Path | None = None, online: bo
     executor = software.executor(profile)
     needs = space.needs(study)
     work = hours.work(study)
+    programs = [*software.packages(root), *software.snakemake(profile), *software.engines(study, executor)]
     return [
-        Topic("software", [software.python(root), *software.packages(root), *software.snakemake(profile)]),
+        Topic("software", [software.python(root), *programs]),
         Topic("machine", machine.findings(machine.inspect(), study.config["runtime"], executor)),
         Topic("data sets", sources.datasets(study)),
         Topic("checkpoints", sources.checkpoints(study, online)),

@@ -14,12 +14,15 @@ SECONDS = 3600
 
 @dataclass(frozen=True)
 class Work:
-    """Trainings of one kind: how many are planned and done, steps of each and how fast they are."""
+    """Trainings of one kind: how many are planned and done, steps of each and how fast they are.
+
+    An engine's trainings have no known steps (None); their ``speed`` is in trainings per second.
+    """
 
     name: str
     planned: int
     done: int
-    steps: int
+    steps: int | None
     speed: Speed
 
     @property
@@ -27,7 +30,7 @@ class Work:
         left = self.planned - self.done
         if not left:
             return 0.0
-        return None if self.speed.value is None else left * self.steps / self.speed.value / SECONDS
+        return None if self.speed.value is None else left * (self.steps or 1) / self.speed.value / SECONDS
 
 
 def work(study: Study) -> list[Work]:
@@ -38,7 +41,8 @@ def _fine_tunings(study: Study) -> list[Work]:
     found = []
     for detector in sorted({cell.detector for cell in study.cells}):
         cells = [cell for cell in study.cells if cell.detector == detector]
-        steps = training_speed.steps(study, study.entry("detectors", detector)["recipe"])
+        recipe = study.entry("detectors", detector).get("recipe")
+        steps = training_speed.steps(study, recipe) if recipe else None
         done = sum((study.folder / "cells" / cell.path / "metrics.json").is_file() for cell in cells)
         found.append(Work(detector, len(cells), done, steps, training_speed.of_detector(study, detector)))
     return found
@@ -61,8 +65,8 @@ def table(found: Sequence[Work]) -> list[tuple[str, ...]]:
             one.name,
             str(one.planned),
             str(one.done),
-            f"{one.steps:,}",
-            "unknown" if one.speed.value is None else f"{one.speed.value:.2f}",
+            "unknown" if one.steps is None else f"{one.steps:,}",
+            "unknown" if one.steps is None or one.speed.value is None else f"{one.speed.value:.2f}",
             "unknown" if one.hours is None else f"{one.hours:,.1f}",
             one.speed.source,
         )

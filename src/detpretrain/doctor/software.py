@@ -1,4 +1,4 @@
-"""Python, the packages against their pins, and what Snakemake needs for a profile."""
+"""Python, the packages against their pins, what Snakemake needs for a profile, and the executables of engines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+from detpretrain import engine_entries
 from detpretrain.doctor.finding import BLOCKS, WARNING, Finding
+from detpretrain.engines import nndet_task
 from detpretrain.errors import InputError
 from detpretrain.files import read_yaml
+from detpretrain.study import Study
 
 INSTALL = "pip install -c constraints.txt -e ."
 LOCAL = ("local", "dryrun", "touch")  # executors that Snakemake brings
@@ -77,6 +80,30 @@ def snakemake(profile: Path | None) -> list[Finding]:
         remedy = f"pip install snakemake-executor-plugin-{name}"
         return [version, Finding("executor", f"{where}: its plugin is not installed", BLOCKS, remedy)]
     return [version, Finding("executor", where)]
+
+
+def engines(study: Study, executor: str) -> list[Finding]:
+    """Per engine that the study's detectors name: its executables, and whether it can work in the results folder.
+
+    With an ``executor`` of a cluster, what is missing here may be there: a warning.
+    """
+    found = []
+    for engine in sorted({study.engine(row.detector) for row in study.rows} - {None}):
+        folder = study.config["runtime"].get("engines", {}).get(engine)
+        names = engine_entries.EXECUTABLES[engine]
+        missing = [name for name in names if engine_entries.executable(name, folder) is None]
+        where = folder or "PATH"
+        if missing:
+            state = BLOCKS if executor in LOCAL else WARNING
+            text = f"not found in {where}: {', '.join(missing)}"
+            found.append(Finding(f"engine {engine}", text, state, engine_entries.REMEDY))
+        else:
+            found.append(Finding(f"engine {engine}", f"{names[0]} and {len(names) - 1} more in {where}"))
+        try:
+            nndet_task.check_folder(study.results)
+        except InputError as error:
+            found.append(Finding(f"folder for {engine}", str(error), BLOCKS))
+    return found
 
 
 def _project(root: Path) -> dict:

@@ -79,6 +79,8 @@ def compression(data: Path) -> float | None:
     stored = raw = 0
     for path in data.glob("*/*/preprocessed/index.json"):
         index = read_json(path)
+        if "engine" in index["plan"]:  # its arrays are its own
+            continue
         raw += sum(math.prod(case["shape"]) for case in index["cases"]) * index["plan"]["channels"] * BYTES
         stored += sum(file.stat().st_size for file in path.parent.glob("*.b2nd"))
     return stored / raw if raw else None
@@ -136,6 +138,8 @@ def _preprocessed(study: Study, dataset: str, plan: str, cases: pd.DataFrame | N
     folder = study.data / dataset / plan
     if (folder / "preprocessed" / "index.json").is_file():
         return Need(name, usage(folder)[0], 0, 0)
+    if "engine" in study.plan_spec(plan):
+        return Need(name, usage(folder)[0], None, None, "what its engine makes is not known before")
     spacing = _spacing(study, plan, folder / "plan.json")
     note = "compression unknown: taken as none" if ratio is None else f"compressed to {ratio:.0%} as what is there"
     if spacing is None:
@@ -194,15 +198,18 @@ def _models(study: Study) -> list[Need]:
         paths = [study.folder / "cells" / cell.path for cell in study.cells if cell.detector == detector]
         done = [path / "model.pth" for path in paths if (path / "model.pth").is_file()]
         there, left = sum(path.stat().st_size for path in done), len(paths) - len(done)
-        count = weights.detector(study, detector, channels=1, classes=1)
+        engine = study.engine(detector)
+        count = None if engine else weights.detector(study, detector, channels=1, classes=1)
         name = f"{left} models of {detector}"
         if count is None and done:
             count = there / len(done) / BYTES
         if count is None:
             found.append(Need(name, there, None if left else 0, left * CELL_FILES, "planned per data set"))
             continue
-        state = count * BYTES * weights.copies(study, detector) / GB
-        note = f"{count / 1e6:.1f} million weights; {state:.2f} GB more while one is trained"
+        note = "as large as those that are there"
+        if not engine:
+            state = count * BYTES * weights.copies(study, detector) / GB
+            note = f"{count / 1e6:.1f} million weights; {state:.2f} GB more while one is trained"
         found.append(Need(name, there, left * count * BYTES, left * CELL_FILES, note))
     return found
 
@@ -230,7 +237,7 @@ def _raw_boxes(study: Study) -> Need:
             unknown = True
             continue
         settings = study.entry("detectors", cell.detector).get("inference", {})
-        mirrors = 2 ** len(settings.get("mirror_axes", (0, 1, 2)))
+        mirrors = 1 if study.engine(cell.detector) else 2 ** len(settings.get("mirror_axes", (0, 1, 2)))
         needed += cases * mirrors * settings.get("keep", 1000) * BOX_BYTES
     note = "at most" + (", without data sets of unknown size" if unknown else "")
     return Need("raw boxes", there, needed, 0, note)

@@ -2,6 +2,8 @@
 
 Columns: case, mirror (index of the combination), z1 .. x2 (preprocessed index coordinates), score, label, weight. The file's
 metadata hold, per case, what is needed to merge, to match and to go back to the original space.
+
+An engine (``engine_entries``) merges by itself: its file is ``final``, with detections in original index coordinates.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ class RawBoxes:
         models: mirrors per case.
         classes: number of classes.
         provenance: of the prediction and of the model.
+        final: whether the boxes are detections already, in original index coordinates; of ``properties`` only ``shape`` and
+            ``test_set`` are there then.
     """
 
     candidates: dict[str, Candidates]
@@ -41,6 +45,7 @@ class RawBoxes:
     models: int
     classes: int
     provenance: dict[str, Any]
+    final: bool = False
 
 
 def write(path: Path | str, raw: RawBoxes) -> None:
@@ -65,6 +70,8 @@ def write(path: Path | str, raw: RawBoxes) -> None:
         }
     )
     facts = {"properties": raw.properties, "models": raw.models, "classes": raw.classes, "provenance": raw.provenance}
+    if raw.final:
+        facts["final"] = True
     with atomic_path(path) as temporary:
         parquet.write_table(table.replace_schema_metadata({_METADATA: json.dumps(facts)}), temporary)
 
@@ -85,7 +92,8 @@ def read(path: Path | str) -> RawBoxes:
     groups = {str(case): lines for case, lines in frame.groupby("case", observed=True, sort=False)}
     empty = frame.iloc[:0]
     candidates = {case: _candidates(groups.get(case, empty)) for case in facts["properties"]}
-    return RawBoxes(candidates, facts["properties"], facts["models"], facts["classes"], facts["provenance"])
+    known = facts["properties"], facts["models"], facts["classes"], facts["provenance"]
+    return RawBoxes(candidates, *known, final=facts.get("final", False))
 
 
 def _candidates(lines: Any) -> Candidates:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from detpretrain import boxes as box_ops
 from detpretrain import volumes
 from detpretrain.errors import InputError
 from detpretrain.evaluation import luna16_submission, matches
@@ -94,7 +95,12 @@ class FoldBoxes:
 
 
 def detect(raw: Sequence[RawBoxes], case: str, post: PostProcessing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Detections of one case in original index coordinates, from one model or several (an ensemble)."""
+    """Detections of one case in original index coordinates, from one model or several (an ensemble).
+
+    Models whose boxes are ``final`` have their own post-processing behind them: ``post`` only says how several are put together.
+    """
+    if raw[0].final:
+        return _together([one.candidates[case] for one in raw], post)
     properties = raw[0].properties[case]
     parts, models = [], 0
     for one in raw:
@@ -104,6 +110,19 @@ def detect(raw: Sequence[RawBoxes], case: str, post: PostProcessing) -> tuple[np
     together = Candidates(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     boxes, scores, labels = merge(together, models, tuple(properties["shape"]), post)
     return boxes_to_original(boxes, properties), scores, labels
+
+
+def _together(found: Sequence[Candidates], post: PostProcessing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Final detections as they are, best first; those of several models by weighted box clustering."""
+    boxes = np.concatenate([one.boxes for one in found]).astype(np.float64)
+    scores = np.concatenate([one.scores for one in found]).astype(np.float64)
+    labels = np.concatenate([one.labels for one in found])
+    if len(found) > 1:
+        return box_ops.weighted_box_clustering(
+            boxes, scores, labels, np.ones(len(scores)), post.ensemble_iou, len(found)
+        )
+    best = np.argsort(-scores, kind="stable")
+    return boxes[best], scores[best], labels[best]
 
 
 def score_cell(fold: FoldBoxes, truth: Truth, run: matches.Run) -> pd.DataFrame:
@@ -125,15 +144,17 @@ def consolidate(
     the OTHER folds; a single fold (an official split) uses its own validation part, and nnDetection's optimistic sweep over
     all held-out cases is ``faithful_sweep``. Folds with a test part pool their test parts, each with the post-processing that
     is best on its own validation part (``faithful_sweep``: on all validation parts). Test sets are predicted by all fold models
-    together, with the post-processing that is best on all cases that choose any.
+    together, with the post-processing that is best on all cases that choose any. Where an engine has done all that by itself
+    (``final`` boxes) nothing is chosen, and its own sweep is a ``faithful_sweep``.
 
     Raises:
         InputError: a case is held out in two folds.
     """
     held = [(fold, case) for fold in folds for case in fold.held_out(truth)]
     _check_once([case for _, case in held])
-    chosen, over_all = _choose(folds, truth, faithful_sweep)
-    scored = [truth.scored(case, *detect([fold.raw], case, chosen[fold.fold])) for fold, case in held]
+    final = folds[0].raw.final
+    chosen, over_all = ({}, PostProcessing()) if final else _choose(folds, truth, faithful_sweep)
+    scored = [truth.scored(case, *detect([fold.raw], case, chosen.get(fold.fold, over_all))) for fold, case in held]
     infos = {case: truth.info(case, fold.fold) for fold, case in held}
     tables = [_table(scored, infos, run, CROSS_VALIDATION)]
     for test_set, cases in _by_test_set(folds, truth).items():
@@ -141,7 +162,7 @@ def consolidate(
             together = [truth.scored(case, *detect([fold.raw for fold in folds], case, over_all)) for case in cases]
             tables.append(_table(together, {case: truth.info(case, None) for case in cases}, run, test_set))
     post = {
-        "faithful_sweep": faithful_sweep,
+        "faithful_sweep": faithful_sweep or final,
         "folds": {str(fold): asdict(value) for fold, value in sorted(chosen.items())},
         "test_sets": asdict(over_all),
     }

@@ -52,8 +52,8 @@ class ReportSettings:
 
     ``provenance``: lines of the provenance table (column -> value), printed as they are. ``citations``: init -> ``citations``
     of its checkpoint, for inits that come from a file instead of a pre-training of this study. ``costs``: of every job.
-    ``missing``: names of the study's results that are not there. ``published``: folder of other people's numbers
-    (``report.published``).
+    ``missing``: names of the study's results that are not there. ``optimistic``: names of rows whose post-processing was chosen
+    on the scored cases. ``published``: folder of other people's numbers (``report.published``).
     """
 
     title: str = "Does pre-training help 3D medical object detection?"
@@ -64,6 +64,7 @@ class ReportSettings:
     citations: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     costs: Sequence[JobCost] = ()
     missing: Sequence[str] = ()
+    optimistic: Sequence[str] = ()
     published: Path | None = None
     template: Path = TEMPLATE
 
@@ -124,7 +125,7 @@ def report(
         "sections": sections,
         "films": {key: film.to_json() for key, film in films.items()},
         "overlap_note": note,
-        "warnings": warning_list(chosen.missing, cells, scores, complaints, trained, note),
+        "warnings": warning_list(chosen.missing, cells, scores, complaints, trained, note, chosen.optimistic),
         "claims": statistics_section.claims(folder, confidence),
         "paper_table": printed,
         "published": PageTable("Published by others", PUBLISHED_NOTE, published),

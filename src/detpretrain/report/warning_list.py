@@ -21,14 +21,16 @@ def warning_list(
     complaints: Sequence[str],
     trained: Sequence[Pretraining],
     overlap_note: str,
+    optimistic: Sequence[str] = (),
 ) -> list[str]:
     """``missing``: what the study has and these results lack, by name. ``scores``, ``complaints``: of the
-    comparison.
+    comparison. ``optimistic``: rows whose post-processing was chosen on the cases that score them.
     """
     return [
         *_missing(missing),
         *_stale(cells),
         *([overlap_note] if overlap_note else []),
+        *_optimistic(optimistic),
         *_few(scores),
         *complaints,
         *_untaught(trained),
@@ -45,6 +47,14 @@ def _stale(cells: Sequence[CellRecord]) -> Iterator[str]:
     for state, count in sorted(counts.items()):
         named = _named([cell.anchor.removeprefix("cell-") for cell in cells if cell.state == state])
         yield f"{count} of {len(cells)} cells do not come from today's source and configuration ({state}): {named}."
+
+
+def _optimistic(rows: Sequence[str]) -> Iterator[str]:
+    if rows:
+        yield (
+            f"Post-processing was chosen on the scored cases themselves, as nnDetection does, in {len(rows)} of the rows, "
+            f"which are optimistic beside the others: {_named(rows)}."
+        )
 
 
 def _few(scores: pd.DataFrame) -> Iterator[str]:

@@ -220,6 +220,16 @@ def load_encoder(
     )
 
 
+def about(path: Path) -> dict[str, Any]:
+    """Provenance and citations of a checkpoint that something else loads; ``InputError`` when it has no adaptation plan."""
+    content = checkpoints.load(path)
+    encoder_weights.network_and_plan(path, content)
+    found = citations.read(path, content)
+    for line in citations.lines(found):
+        print(f"please cite: {line}")
+    return {**(content.get("provenance") or {}), "citations": list(found)}
+
+
 def with_channels(path: Path, weights: Weights, projections: Sequence[str], channels: int) -> Weights:
     """The weights for so many input channels; ``projections`` name the first convolution's ``[F, own channels, D, H, W]``."""
     changed = dict(weights)

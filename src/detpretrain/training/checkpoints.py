@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detpretrain.engines import nndet_model
 from detpretrain.errors import InputError
 from detpretrain.files import atomic_path
 
@@ -42,6 +43,8 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: file not found") from None
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        if nndet_model.is_one(path):
+            raise InputError(f"{path}: is nnDetection's own model, for its own commands: `unzip` it") from None
         reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
             code = CODE.search(str(error))
