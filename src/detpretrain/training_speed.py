@@ -35,10 +35,12 @@ def of_detector(study: Study, detector: str) -> Speed:
     Of an engine's, whose steps nobody knows here: trainings per second.
     """
     recipe = study.entry("detectors", detector).get("recipe")
-    total = 1 if recipe is None else steps(study, recipe)
     cells = (cell for cell in study.cells if cell.detector == detector)
     records = _finished(study.folder / "cells" / cell.path / "metrics.json" for cell in cells)
-    return _speed(study, detector, total, (record.get("finetune", {}) for record in records))
+    told = (record.get("finetune", {}) for record in records)
+    if recipe is None:
+        return _measured(1, told) or Speed(None, "unknown until one is finished")
+    return _measured(steps(study, recipe), told) or _given(study, detector)
 
 
 def of_pretraining(study: Study, init: str, backbone: str) -> Speed:
@@ -51,7 +53,8 @@ def of_pretraining(study: Study, init: str, backbone: str) -> Speed:
         if net == backbone and study.entry("inits", other)["method"] == method
     )
     folder = study.folder / "pretrained"
-    return _speed(study, method, total, _finished(folder / other / backbone / "assessment.json" for other in alike))
+    told = _finished(folder / other / backbone / "assessment.json" for other in alike)
+    return _measured(total, told) or _given(study, method)
 
 
 def _finished(paths: Iterable[Path]) -> Iterable[Mapping[str, Any]]:
@@ -59,14 +62,17 @@ def _finished(paths: Iterable[Path]) -> Iterable[Mapping[str, Any]]:
     return (read_json(path).get("provenance", {}) for path in paths if path.is_file())
 
 
-def _speed(study: Study, name: str, total: int, records: Iterable[Mapping[str, Any]]) -> Speed:
+def _measured(total: int, records: Iterable[Mapping[str, Any]]) -> Speed | None:
     """The slower half decides: a resumed training tells only the seconds of its last run."""
     told = [record for record in itertools.islice(records, LOOKED_AT) if record.get("seconds", 0) > 0]
-    if told:
-        devices = sorted({str(record.get("device", "an unknown device")) for record in told})
-        seconds = statistics.median_high(float(record["seconds"]) for record in told)
-        return Speed(total / seconds, f"{len(told)} finished on {', '.join(devices)}")
-    given = study.config["runtime"].get("steps_per_second", {}).get(name)
-    if given is not None:
-        return Speed(given, "runtime.steps_per_second")
-    return Speed(None, f"unknown: runtime.steps_per_second: {{{name}: ...}}")
+    if not told:
+        return None
+    devices = sorted({str(record.get("device", "an unknown device")) for record in told})
+    seconds = statistics.median_high(float(record["seconds"]) for record in told)
+    return Speed(total / seconds, f"{len(told)} finished on {', '.join(devices)}")
+
+
+def _given(study: Study, name: str) -> Speed:
+    value = study.config["runtime"].get("steps_per_second", {}).get(name)
+    source = f"unknown: runtime.steps_per_second: {{{name}: ...}}" if value is None else "runtime.steps_per_second"
+    return Speed(value, source)

@@ -65,11 +65,11 @@ def test_sum_of_known_and_unknown_is_a_lower_bound(assemble):
 
 def test_an_engine_s_hours_are_those_of_its_finished_cells(assemble):
     chosen = assemble(rows=[{"detector": "retina_unet_resenc_nndet", "init": "scratch"}])
-    (work,) = hours.work(chosen, 99.0, None)
-    assert (work.planned, work.steps, work.speed, work.hours) == (3, None, None, None)
+    (work,) = hours.work(chosen)
+    assert (work.planned, work.steps, work.speed.value, work.hours) == (3, None, None, None)
     assert hours.table([work])[0][3:] == ("unknown", "unknown", "unknown", "unknown until one is finished")
     finish(chosen, chosen.cells[0], 7200.0, "cuda")
-    (work,) = hours.work(chosen, 99.0, None)
+    (work,) = hours.work(chosen)
     assert work.hours == pytest.approx(2 * 2.0)
     assert hours.table([work])[0][3:] == ("unknown", "unknown", "4.0", "1 finished on cuda")
 
