@@ -17,6 +17,7 @@ LAYERS = (
         "errors",
         "files",
         "lock_file",
+        "job_log",
         "build",
         "seeds",
         "boxes",
@@ -48,7 +49,7 @@ CONFIGURATION = {
     "clean",
     "rerun",
 }
-CONFIGURATION_USES = {"errors", "files", "lock_file", "provenance", "hub", "pretraining_kinds"}
+CONFIGURATION_USES = {"errors", "files", "lock_file", "job_log", "provenance", "hub", "pretraining_kinds"}
 NEVER = {
     "pretraining": {"detectors"},
     "detectors": {"pretraining"},

@@ -31,6 +31,22 @@ def test_command_line_overrides_the_study_s_runtime():
     assert jobs.runtime_settings(given, chosen) == {"device": "cpu", "workers": 0, "budget_minutes": 1.5}
 
 
+@pytest.mark.parametrize(
+    ("runtime", "given", "expected"),
+    [
+        ({}, [], {"processes": 0, "nodes": None, "cpus": 1}),
+        ({"gpus": 4, "workers": 3}, [], {"processes": 4, "nodes": None, "cpus": 4}),
+        ({"gpus": 4, "nodes": 2, "workers": 3}, ["--workers", "1"], {"processes": 4, "nodes": 2, "cpus": 2}),
+    ],
+)
+def test_processes_of_a_training(runtime, given, expected):
+    smoke = study.read_yaml(ROOT / "config" / "smoke.yaml")
+    arguments = parsed(*given)
+    arguments.work = Path("work")
+    found = jobs.processes(arguments, study.assemble(smoke | {"runtime": runtime}, ROOT, "x"))
+    assert found == expected | {"work": Path("work")}
+
+
 def test_job_of_another_configuration_refuses():
     defining = {"spec": {"patch": 32}}
     jobs.check_recipe("plan", defining, leaves.recipe("plan", defining))

@@ -262,6 +262,7 @@ def _check_references(study: Study) -> None:
         study.entry("recipes", recipe)
     if "probe" in study.config:
         study.entry("datasets", study.config["probe"]["dataset"])
+    _check_processes(study)
     named = {key: study.config.get(key, ()) for key in ("raw", "allow_partial")}
     named["runtime.shards"] = study.config["runtime"].get("shards", ())
     for key, datasets in named.items():
@@ -269,6 +270,16 @@ def _check_references(study: Study) -> None:
             if dataset not in study.entries["datasets"]:
                 hint = nearest(dataset, study.entries["datasets"])
                 raise InputError(f"study {study.name}: {key}: no data set {dataset!r}{hint}")
+
+
+def _check_processes(study: Study) -> None:
+    runtime = study.config["runtime"]
+    gpus, nodes = runtime.get("gpus", 0), runtime.get("nodes")
+    if nodes and (gpus < 2 or gpus % nodes):
+        raise InputError(
+            f"study {study.name}: runtime: gpus {gpus} over nodes {nodes}: gpus counts those of all nodes: give a multiple of "
+            "nodes, 2 or more"
+        )
 
 
 def _check_init(study: Study, init: str, entry: Mapping[str, Any]) -> None:

@@ -88,11 +88,10 @@ rule pretrain:
     retries: RETRIES
     conda:
         "../../envs/environment.yaml"
-    threads: 1 + LOADERS
+    threads: TRAINING_THREADS
     resources:
-        mem_mb=16000,
+        **training_resources(),
         runtime=7200,
-        gpu=GPUS,
     params:
         recipe=lambda wildcards: leaves.recipe(
             "pretrain", leaves.pretrain(STUDY, wildcards.init, wildcards.backbone)
@@ -122,7 +121,7 @@ rule probe:
     resources:
         mem_mb=16000,
         runtime=240,
-        gpu=GPUS,
+        gpu=min(GPUS, 1),
     params:
         recipe=lambda wildcards: leaves.recipe(
             "probe", leaves.probe(STUDY, wildcards.backbone)
@@ -154,11 +153,10 @@ rule finetune:
     retries: RETRIES
     conda:
         "../../envs/environment.yaml"
-    threads: 1 + LOADERS
+    threads: TRAINING_THREADS
     resources:
-        mem_mb=16000,
+        **training_resources(),
         runtime=2880,
-        gpu=GPUS,
     params:
         recipe=lambda wildcards: leaves.recipe(
             "finetune",
@@ -198,7 +196,7 @@ rule predict:
     resources:
         mem_mb=16000,
         runtime=720,
-        gpu=GPUS,
+        gpu=min(GPUS, 1),
     params:
         recipe=lambda wildcards: leaves.recipe(
             "predict", leaves.predict(STUDY, wildcards.detector)

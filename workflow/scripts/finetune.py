@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
-    distributed.relaunch(chosen.config["runtime"].get("gpus", 0))
+    distributed.relaunch(**jobs.processes(arguments, chosen))
     defining = leaves.finetune(chosen, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     jobs.check_recipe("finetune", defining, arguments.recipe)
     detector = chosen.entry("detectors", arguments.detector)
