@@ -17,6 +17,7 @@ LAYERS = (
         "errors",
         "files",
         "lock_file",
+        "job_log",
         "build",
         "seeds",
         "boxes",
@@ -55,7 +56,7 @@ CONFIGURATION = {
     "containers",
 }
 # preprocessing for what a plan needs in memory
-CONFIGURATION_USES = {"errors", "files", "lock_file", "provenance", "hub", "pretraining_kinds"}
+CONFIGURATION_USES = {"errors", "files", "lock_file", "job_log", "provenance", "hub", "pretraining_kinds"}
 CONFIGURATION_USES |= {"time_limit", "trainers", "engine_entries", "preprocessing"}
 NEVER = {
     "pretraining": {"detectors"},

@@ -52,6 +52,22 @@ def test_budget_is_no_more_than_the_batch_job_has_left(monkeypatch):
     assert jobs.runtime_settings(parsed(), chosen)["budget_minutes"] is None
 
 
+@pytest.mark.parametrize(
+    ("runtime", "given", "expected"),
+    [
+        ({}, [], {"processes": 0, "nodes": None, "cpus": 1}),
+        ({"gpus": 4, "workers": 3}, [], {"processes": 4, "nodes": None, "cpus": 4}),
+        ({"gpus": 4, "nodes": 2, "workers": 3}, ["--workers", "1"], {"processes": 4, "nodes": 2, "cpus": 2}),
+    ],
+)
+def test_processes_of_a_training(runtime, given, expected):
+    smoke = study.read_yaml(ROOT / "config" / "smoke.yaml")
+    arguments = parsed(*given)
+    arguments.work = Path("work")
+    found = jobs.processes(arguments, study.assemble(smoke | {"runtime": runtime}, ROOT, "x"))
+    assert found == expected | {"work": Path("work")}
+
+
 def test_job_of_another_configuration_refuses():
     defining = {"spec": {"patch": 32}}
     jobs.check_recipe("plan", defining, leaves.recipe("plan", defining))

@@ -95,6 +95,7 @@ def test_every_study_file_assembles(path):
         (SMOKE | {"folds": [-1]}, ["folds.0", "less than the minimum"]),
         (SMOKE | {"study": "a/b"}, ["study", "a/b"]),
         (SMOKE | {"comparison": {"confidence": 95}}, ["comparison.confidence", "95"]),
+        (SMOKE | {"runtime": {"nodes": 0}}, ["runtime.nodes", "less than the minimum"]),
         ({k: v for k, v in SMOKE.items() if k != "rows"}, ["'rows' is a required property"]),
     ],
     ids=lambda value: None if isinstance(value, dict) else value[0],
@@ -162,6 +163,12 @@ def test_plans_of_an_engine_are_for_its_detectors_alone():
     other = study.Study({**found.config, "rows": [NNDET]}, {**found.entries, "detectors": theirs}, found.plans)
     with pytest.raises(InputError, match="plan resenc_l_128 is not one of engine nndet"):
         study._check_references(other)
+
+
+@pytest.mark.parametrize(("gpus", "nodes"), [(3, 2), (1, 1), (0, 2), (2, 4)])
+def test_gpus_that_nodes_cannot_share_are_one_line(gpus, nodes):
+    assert f"gpus {gpus} over nodes {nodes}: " in refused(SMOKE | {"runtime": {"gpus": gpus, "nodes": nodes}})
+    assert assembled(runtime={"gpus": 8, "nodes": 2}).config["runtime"] == {"gpus": 8, "nodes": 2}
 
 
 def test_pretraining_without_a_corpus_is_one_line():

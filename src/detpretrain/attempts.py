@@ -1,7 +1,7 @@
 """What goes on with a training that is not finished: it runs, its last attempt failed, or it stopped with its state saved.
 
 It runs while the holder of its lock is alive (``lock_file.is_alive``). It failed when the first of its jobs that lacks a result
-has a log that ends in an error (``last_error``), or when its lock was left behind by a process that is gone: one that was
+has a log that ends in an error (``job_log.last_error``), or when its lock was left behind by a process that is gone: one that was
 killed, ran out of memory or lost its machine has no time for a last word. An attempt that was interrupted by hand, by the
 scheduler or by its own budget has not failed: the next run goes on from its state.
 """
@@ -18,11 +18,8 @@ from typing import Any
 
 from detpretrain import lock_file
 from detpretrain.files import read_json
+from detpretrain.job_log import last_error
 from detpretrain.trainings import Training
-
-TAIL_BYTES = 65536
-TRACEBACK = "Traceback (most recent call last)"
-NO_FAILURES = ("KeyboardInterrupt",)
 
 
 @dataclass(frozen=True)
@@ -119,33 +116,3 @@ def _ended(training: Training, kept: set[str], lock: dict[str, Any] | None) -> A
     if told is not None:
         return Attempt(failed=(stage.name, told))
     return Attempt(interrupted=stage.name if trains and training.state in kept else None)
-
-
-def last_error(log: Path) -> str | None:
-    """The line that says how a job failed, None when its log does not end in an error.
-
-    That is an ``error:`` line, or the exception of a traceback, with no finished epoch after it. A traceback that Python
-    itself ignores is none, and neither is the one of Ctrl-C.
-    """
-    lines = _tail(log)
-    for number in reversed(range(len(lines))):
-        line = lines[number]
-        if line.startswith("epoch "):
-            return None
-        if line.startswith("error: "):
-            return line
-        if line.startswith(TRACEBACK) and not (number and lines[number - 1].startswith("Exception ignored in")):
-            below = [later for later in lines[number + 1 :] if later.strip() and not later[0].isspace()]
-            said = below[0].strip() if below else line
-            return None if said.startswith(NO_FAILURES) else said
-    return None
-
-
-def _tail(log: Path) -> list[str]:
-    """The last lines of a file; a bar that a terminal would overwrite counts as lines."""
-    try:
-        with open(log, "rb") as handle:
-            handle.seek(max(handle.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
-            return handle.read().decode(errors="replace").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return []

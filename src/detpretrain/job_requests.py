@@ -120,7 +120,7 @@ def _jobs(study: Study, estimates: Iterable[int]) -> int:
 
 
 def _memory(study: Study, plan: str, recipe: str) -> int:
-    """Of the training process and its loaders; without a GPU also what a step keeps, by the reference network's count."""
+    """Of a node's training processes and their loaders; without a GPU also what a step keeps, counted as the reference network's."""
     spec, entry, runtime = (
         parse_spec(plan, study.plan_spec(plan)),
         study.entry("recipes", recipe),

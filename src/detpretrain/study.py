@@ -279,6 +279,7 @@ def _check_references(study: Study) -> None:
         _check_trained(study, "runtime.steps_per_second", name)
     if "probe" in study.config:
         study.entry("datasets", study.config["probe"]["dataset"])
+    _check_processes(study)
     named = {key: study.config.get(key, ()) for key in ("raw", "allow_partial")}
     named["runtime.shards"] = study.config["runtime"].get("shards", ())
     for key, datasets in named.items():
@@ -306,6 +307,16 @@ def _check_detector(study: Study, row: Row, entry: Mapping[str, Any]) -> None:
     engine_entries.check_detector(row.detector, entry)
     engine_entries.check_plan_of(row.detector, entry, study.plan_spec(entry["plan"]))
     engine_entries.check_start(row.detector, entry, row.init, study.entry("inits", row.init))
+
+
+def _check_processes(study: Study) -> None:
+    runtime = study.config["runtime"]
+    gpus, nodes = runtime.get("gpus", 0), runtime.get("nodes")
+    if nodes and (gpus < 2 or gpus % nodes):
+        raise InputError(
+            f"study {study.name}: runtime: gpus {gpus} over nodes {nodes}: gpus counts those of all nodes: give a multiple of "
+            "nodes, 2 or more"
+        )
 
 
 def _check_init(study: Study, init: str, entry: Mapping[str, Any]) -> None:

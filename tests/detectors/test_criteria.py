@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from detpretrain.detectors.criteria import FocalL1, SampledBceGiou, anchor_targets
+from detpretrain.detectors.criteria import FocalL1, SampledBceGiou, anchor_targets, hardest
 from detpretrain.models import box_ops
 
 CLASSES = 2
@@ -167,6 +167,20 @@ def test_negatives_come_from_the_most_confident_ones_and_vary():
         _, negative = SampledBceGiou(pool=4).sample(logits, classes[None])
         drawn |= set(negative.tolist())
     assert drawn == set(range(3, 3 + 4 * 6))  # int(3 x 2.03) = 6 negatives from a pool of 24
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 7, 50])
+def test_the_hardest_are_the_highest_and_of_equal_ones_the_first(number):
+    generator = torch.Generator().manual_seed(number)
+    scores = torch.randint(4, (20,), generator=generator).float()
+    expected = sorted(range(20), key=lambda place: (-scores[place].item(), place))[:number]
+    assert hardest(scores, number).tolist() == expected
+    assert hardest(scores[:0], number).tolist() == []
+
+
+def test_a_score_that_is_no_number_is_not_left_out():
+    """The loss has to show it."""
+    assert hardest(torch.tensor([1.0, math.nan, 3.0, 2.0]), 2).tolist() == [1, 2]
 
 
 def test_positives_are_drawn_evenly():

@@ -8,7 +8,7 @@ from detpretrain.detectors.retina_unet import RetinaUNet
 from detpretrain.errors import InputError
 from detpretrain.models.eva_import import eva_class
 from detpretrain.models.factory import build_backbone, pretrained_part
-from detpretrain.models.primus import PUBLISHED, Primus
+from detpretrain.models.primus import PUBLISHED, Primus, run_blocks
 from detpretrain.models.resenc import ResEnc
 
 STRIDES = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
@@ -181,6 +181,23 @@ def test_training_leaves_blocks_out_by_torch_s_generator_and_evaluation_does_not
     assert torch.equal(*still)
     assert torch.equal(random[0], random[1])
     assert any(not torch.equal(random[0], other) for other in random[2:])
+
+
+def test_alone_blocks_are_left_out_as_by_timm():
+    ours = primus(drop_path=0.6).blocks(3).train()
+    theirs = eva_class()(
+        embed_dim=24, depth=3, num_heads=2, ref_feat_shape=(2, 4, 6), drop_path_rate=0.6, init_values=0.1,
+        scale_attn_inner=True,
+    ).train()  # fmt: skip
+    theirs.load_state_dict(ours.state_dict())
+    tokens = noise(4, 48, 24)
+    found = []
+    for blocks in (ours, theirs):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            found.append(run_blocks(blocks, tokens))
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], run_blocks(ours.eval(), tokens))
 
 
 def test_an_image_s_features_do_not_depend_on_its_batch():

@@ -1,11 +1,8 @@
 """Two processes with half a batch each against one with the whole: the same losses, and gradients whose mean is the same."""
 
-import os
-import socket
-
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from processes import RANKS, run_together
 
 from detpretrain.detectors.centre_net import box_losses
 from detpretrain.detectors.criteria import FocalL1, SampledBceGiou, places_of_all
@@ -14,35 +11,22 @@ from detpretrain.models import ranks
 from detpretrain.pretraining.multitalent import class_sums, cross_entropies, dice_losses
 from detpretrain.pretraining.voco import prediction_loss
 
-RANKS, IMAGES, ANCHORS, CLASSES = 2, 4, 300, 2
+IMAGES, ANCHORS, CLASSES = 4, 300, 2
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _process(rank, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", rank=rank, world_size=RANKS)
-    found = {name: function(*arguments) for name, (function, *arguments) in CASES.items()}
-    torch.save(found, os.path.join(folder, f"{rank}.pth"))
-    distributed.destroy_process_group()
+def every_case():
+    return {name: function(*arguments) for name, (function, *arguments) in CASES.items()}
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """Name of a case -> what it returns in each of two processes, which run all of them one after the other."""
-    folder = tmp_path_factory.mktemp("together")
-    multiprocessing.spawn(_process, (free_port(), str(folder)), nprocs=RANKS)
-    parts = [torch.load(folder / f"{rank}.pth") for rank in range(RANKS)]
+    parts = run_together(tmp_path_factory.mktemp("together"), every_case)
     return {name: [part[name] for part in parts] for name in CASES}
 
 
-def batch_of(positives):
-    """``positives``: of each image, how many anchors have an object."""
+def batch_of(positives, levels=None):
+    """``positives``: of each image, how many anchors have an object; logits take few values where ``levels`` says how many."""
     generator = torch.Generator().manual_seed(0)
     low = 10 * torch.rand(IMAGES, 3, 3, generator=generator)
     matched = torch.full((IMAGES, ANCHORS), -1)
@@ -50,8 +34,9 @@ def batch_of(positives):
         found = torch.randperm(ANCHORS, generator=generator)[:count]
         matched[image, found] = torch.randint(3, (count,), generator=generator)
     corner = 10 * torch.rand(ANCHORS, 3, generator=generator)
+    logits = torch.randn(IMAGES, ANCHORS, CLASSES, generator=generator)
     return {
-        "logits": torch.randn(IMAGES, ANCHORS, CLASSES, generator=generator),
+        "logits": logits if levels is None else (logits.sigmoid() * levels).floor(),
         "deltas": torch.randn(IMAGES, ANCHORS, 6, generator=generator),
         "anchors": torch.cat([corner, corner + 4], dim=1),
         "matched": matched,
@@ -67,9 +52,9 @@ def own_part(batch):
     }
 
 
-def criterion_step(kind, positives):
+def criterion_step(kind, positives, levels=None):
     """Losses of two calls (the running normaliser), gradients of the last, of this rank's images."""
-    criterion, batch = kind(), own_part(batch_of(positives))
+    criterion, batch = kind(), own_part(batch_of(positives, levels))
     logits, deltas = batch["logits"].requires_grad_(), batch["deltas"].requires_grad_()
     for seed in range(2):
         torch.manual_seed(seed)
@@ -134,12 +119,13 @@ def exchanged():
     return {
         "gathered": ranks.gather(mine),
         "empty": ranks.gather(mine[:0]),
-        "first": ranks.first_s(mine[:1].clone()),
+        "first": ranks.from_first(mine[:1].clone()),
         "total": ranks.total(torch.tensor(ranks.own() + 1)),
         "per rank": ranks.per_rank(torch.tensor(3 * ranks.own())),
         "none": ranks.per_rank(torch.tensor(0)),
         "objects": ranks.gather_objects({"rank": ranks.own()}),
         "any": [ranks.any_of(ranks.own() == 1), ranks.any_of(False)],
+        "largest": ranks.largest(5 + ranks.own()),
         "places": places_of_all(positive),
     }
 
@@ -149,6 +135,7 @@ POSITIVES = {"uneven": (5, 0, 90, 2), "on one rank": (0, 30, 0, 30), "none": (0,
 STEPS = {
     **{f"focal, {name}": (criterion_step, FocalL1, counts) for name, counts in POSITIVES.items()},
     **{f"sampled, {name}": (criterion_step, SampledBceGiou, counts) for name, counts in POSITIVES.items()},
+    "sampled among equals": (criterion_step, SampledBceGiou, (5, 0, 20, 2), 4),
     "sums": (losses_of_sums,),
     "centre net": (centre_boxes,),
 }
@@ -172,6 +159,7 @@ def test_what_is_exchanged(together):
         assert found["none"].item() == 0.5
         assert found["objects"] == [{"rank": 0}, {"rank": 1}]
         assert found["any"] == [True, False]
+        assert found["largest"] == 6
     # image by image of the whole batch: 3 of rank 0, 2 of rank 1, 3 of rank 0, none
     assert first["places"].tolist() == [0, 1, 2, 5, 6, 7]
     assert second["places"].tolist() == [3, 4]
@@ -183,3 +171,4 @@ def test_alone_nothing_is_exchanged():
     assert [part.tolist() for part in found["gathered"]] == [[[0.0]]]
     assert found["places"].tolist() == [0, 1, 2, 3, 4, 5]
     assert found["none"].item() == 1
+    assert found["largest"] == 5

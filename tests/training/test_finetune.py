@@ -1,18 +1,14 @@
 """The real script on a tiny data set: killed, raced for, given another input; what it writes is what the whole run writes."""
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-import yaml
+from finetune_script import Workplace, wait_for
 
 from detpretrain import leaves, study
 from detpretrain.inference import model as inference_model
@@ -23,67 +19,23 @@ from detpretrain.training.finetune import Cell, finetune
 from detpretrain.training.loop import Stopped
 from detpretrain.training.runtime import Runtime
 
-ROOT = Path(__file__).resolve().parents[2]
 DETECTOR = "retina_unet_resenc_v001"  # averages weights, so that there is more state to lose
 EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
 def workplace(nodules, tmp_path_factory):
-    """A copy of config/ and workflow/ whose recipe has an epoch more, and a study of one cell."""
-    root = tmp_path_factory.mktemp("workplace")
-    for name in ("config", "workflow"):
-        shutil.copytree(ROOT / name, root / name)
-    recipes = yaml.safe_load((root / "config" / "recipes.yaml").read_text())
-    recipes["retina_smoke_v001"]["epochs"] = EPOCHS
-    (root / "config" / "recipes.yaml").write_text(yaml.safe_dump(recipes))
-    rows = [{"detector": DETECTOR, "init": "scratch"}]
-    config = {"study": "kill", "size": "smoke", "datasets": ["smoke_nodules"], "rows": rows}
-    (root / "kill.yaml").write_text(yaml.safe_dump(config))
-    return root
-
-
-def command(workplace, nodules, folder):
-    chosen = study.load([workplace / "kill.yaml"], workplace)
-    recipe = leaves.recipe("finetune", leaves.finetune(chosen, DETECTOR, "scratch", 0, 0))
-    arguments = {
-        "config": workplace / "kill.yaml",
-        "dataset": "smoke_nodules",
-        "detector": DETECTOR,
-        "init": "scratch",
-        "fold": 0,
-        "seed": 0,
-        "recipe": recipe,
-        "index": nodules / "preprocessed" / "index.json",
-        "splits": nodules / "task" / "splits.json",
-        "work": folder / "work",
-        "model": folder / "model.pth",
-        "log": folder / "log.csv",
-        "device": "cpu",
-    }
-    script = workplace / "workflow" / "scripts" / "finetune.py"
-    return [sys.executable, str(script), *(f"--{name}={value}" for name, value in arguments.items())]
-
-
-def start(workplace, nodules, folder):
-    return subprocess.Popen(
-        command(workplace, nodules, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(path, process):
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    """Its recipe has an epoch more, its study one cell."""
+    made = Workplace.make(tmp_path_factory.mktemp("workplace"), nodules, DETECTOR, "retina_smoke_v001", epochs=EPOCHS)
+    made.add_study("kill")
+    return made
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(workplace, nodules, tmp_path_factory):
+def uninterrupted(workplace, tmp_path_factory):
     """Two trainers started at once on one cell: folder, and (status, stdout, stderr) of both."""
     folder = tmp_path_factory.mktemp("whole")
-    pair = [start(workplace, nodules, folder) for _ in range(2)]
+    pair = [workplace.start("kill", folder) for _ in range(2)]
     outcomes = []
     for process in pair:
         out, err = process.communicate(timeout=180)
@@ -101,9 +53,9 @@ def test_second_trainer_of_a_cell_is_refused(uninterrupted):
     assert second[1] == ""
 
 
-def test_killed_and_started_again_ends_bit_for_bit_the_same(workplace, nodules, uninterrupted, tmp_path):
+def test_killed_and_started_again_ends_bit_for_bit_the_same(workplace, uninterrupted, tmp_path):
     whole, _ = uninterrupted
-    process = start(workplace, nodules, tmp_path)
+    process = workplace.start("kill", tmp_path)
     wait_for(tmp_path / "work" / "last.pth", process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -111,7 +63,7 @@ def test_killed_and_started_again_ends_bit_for_bit_the_same(workplace, nodules, 
     assert not (tmp_path / "model.pth").exists()
     step = checkpoints.load(tmp_path / "work" / "last.pth")["step"]
     assert 0 < step < 6 * EPOCHS
-    again = subprocess.run(command(workplace, nodules, tmp_path), capture_output=True, text=True, timeout=180)
+    again = subprocess.run(workplace.command("kill", tmp_path), capture_output=True, text=True, timeout=180)
     assert (again.returncode, again.stderr) == (0, "")
     assert f"resumed at step {step}" in again.stdout
     ours, theirs = (checkpoints.load(folder / "model.pth") for folder in (tmp_path, whole))
@@ -153,7 +105,7 @@ def test_the_model_says_whose_patients_it_has_seen(uninterrupted, nodules):
 
 @pytest.fixture
 def cell(workplace):
-    chosen = study.load([workplace / "kill.yaml"], workplace)
+    chosen = study.load([workplace.root / "kill.yaml"], workplace.root)
     defining = leaves.finetune(chosen, "retina_unet_resenc", "mae", 1, 0)
     return Cell(
         name="cell",

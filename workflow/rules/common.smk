@@ -53,8 +53,12 @@ RUNTIME = STUDY.config["runtime"]
 LOADERS = RUNTIME.get("workers", 0)
 PROCESSES = RUNTIME.get("processes", 1)
 SHARDS = RUNTIME.get("shards", {})
-GPUS = RUNTIME.get("gpus", 0)
 SHORT_STEPS = 1000
+GPUS = 0 if RUNTIME.get("device") == "cpu" else RUNTIME.get("gpus", 0)
+NODES = RUNTIME.get("nodes")
+PROCESSES_PER_NODE = max(RUNTIME.get("gpus", 0), 1) // (NODES or 1)  # of a training
+# of one process where the job asks for its processes as tasks
+TRAINING_THREADS = (1 + LOADERS) * (1 if NODES else PROCESSES_PER_NODE)
 PROBE = ["probe.json"] if "probe" in STUDY.config else []
 FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
 
@@ -99,6 +103,24 @@ shell.prefix(
         "}", "}}"
     )
 )
+
+
+def training_resources():
+    """What a training asks for beside time, memory and processors, of each node.
+
+    Over several nodes it starts its processes itself, by srun: what the Slurm plugin calls an MPI job, whose Snakemake runs in
+    the batch script and leaves all of the job to them. GPUs are then counted by node, since Slurm may share out a total unevenly.
+    """
+    if not NODES:
+        return dict(gpu=GPUS) | (dict(nodes=1) if PROCESSES_PER_NODE > 1 else {})
+    asked = dict(nodes=NODES, mpi="srun")
+    # the plugin knows no number of tasks per node below 2, and takes `tasks` for those of a GPU where that number is not given
+    asked |= (
+        dict(tasks_per_node=PROCESSES_PER_NODE)
+        if PROCESSES_PER_NODE > 1
+        else dict(tasks=NODES, tasks_per_gpu=0)
+    )
+    return asked | (dict(gres=f"gpu:{PROCESSES_PER_NODE}") if GPUS else {})
 
 
 container: containers.IMAGE

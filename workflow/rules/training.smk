@@ -88,14 +88,14 @@ rule pretrain:
     retries: retries(job_requests.pretrain_jobs(STUDY))
     conda:
         "../../envs/environment.yaml"
-    threads: 1 + LOADERS
+    threads: TRAINING_THREADS
     resources:
+        **training_resources(),
         mem_mb=lambda wildcards: more_after_out_of_memory(
             pretrain_memory(wildcards.init),
             f"pretrained/{wildcards.init}/{wildcards.backbone}",
         ),
         runtime=lambda wildcards: pretrain_minutes(wildcards.init, wildcards.backbone),
-        gpu=GPUS,
     params:
         recipe=lambda wildcards: leaves.recipe(
             "pretrain", leaves.pretrain(STUDY, wildcards.init, wildcards.backbone)
@@ -157,14 +157,14 @@ rule finetune:
     retries: retries(job_requests.finetune_jobs(STUDY))
     conda:
         "../../envs/environment.yaml"
-    threads: 1 + LOADERS
+    threads: TRAINING_THREADS
     resources:
+        **training_resources(),
         mem_mb=lambda wildcards: more_after_out_of_memory(
             finetune_memory(wildcards.detector),
             f"{wildcards.dataset}/{wildcards.detector}/{wildcards.init}/fold{wildcards.fold}-seed{wildcards.seed}",
         ),
         runtime=lambda wildcards: finetune_minutes(wildcards.detector),
-        gpu=GPUS,
     params:
         recipe=lambda wildcards: leaves.recipe(
             "finetune",

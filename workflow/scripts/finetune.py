@@ -32,7 +32,7 @@ def main() -> None:
     chosen = study.load(arguments.config, ROOT)
     if chosen.engine(arguments.detector) is not None:
         return by_engine(arguments, chosen)
-    distributed.relaunch(chosen.config["runtime"].get("gpus", 0))
+    distributed.relaunch(**jobs.processes(arguments, chosen))
     defining = leaves.finetune(chosen, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     jobs.check_recipe("finetune", defining, arguments.recipe)
     detector = chosen.entry("detectors", arguments.detector)

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--preview", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
-    distributed.relaunch(chosen.config["runtime"].get("gpus", 0))
+    distributed.relaunch(**jobs.processes(arguments, chosen))
     defining = leaves.pretrain(chosen, arguments.init, arguments.backbone)
     jobs.check_recipe("pretrain", defining, arguments.recipe)
     job = Pretraining(

@@ -36,7 +36,7 @@ class Detector(Protocol):
     """An ``nn.Module`` built from a backbone and a plan by keyword (``backbone=``, ``plan=``) and its entry's arguments.
 
     ``encoder`` is the module that a pre-trained checkpoint fills: its keys are the backbone's. Randomness comes from torch's
-    default generators, which the loop seeds per step.
+    default generators, which the loop seeds per step alike on all ranks; what is drawn for samples is drawn by ``models.draws``.
     """
 
     encoder: nn.Module

@@ -120,21 +120,38 @@ class SampledBceGiou(nn.Module):
         """Chosen positives (as indices among the positives) and negatives (as indices of anchors): ``[B * N, K], [B, N]``.
 
         They are drawn from the batch of all ranks, by the first rank's draws; returned are this rank's own. Draws come from
-        torch's generator of the device, which the training loop seeds per step.
+        torch's generator of the device, which the training loop seeds per step alike on all ranks.
         """
         place = places_of_all(classes >= 0)
         total = int(ranks.total((classes >= 0).sum()))
         wanted = min(total, int(self.per_image * len(classes) * ranks.number() * self.positive_fraction))
-        drawn = ranks.first_s(torch.randperm(total, device=logits.device))[:wanted]
+        drawn = ranks.from_first(torch.randperm(total, device=logits.device))[:wanted]
         chosen = torch.isin(place, drawn).nonzero()[:, 0]
-        background = (classes.flatten() < 0).nonzero()[:, 0]
         number = max(1, int(max(1, wanted) * abs(1 - 1 / self.positive_fraction)))
-        values, own = logits[background].amax(dim=1).topk(min(len(background), self.pool * number))
-        parts = ranks.gather(values)
-        hardest = torch.cat(parts).topk(min(sum(map(len, parts)), self.pool * number)).indices
-        drawn = hardest[ranks.first_s(torch.randperm(len(hardest), device=logits.device))[:number]]
-        drawn = drawn - sum(map(len, parts[: ranks.own()]))  # this rank's are 0 .. len(own) - 1
-        return chosen, background[own[drawn[(drawn >= 0) & (drawn < len(own))]]]
+        return chosen, self._negatives(logits.amax(dim=1), classes, number)
+
+    def _negatives(self, scores: Tensor, classes: Tensor, number: int) -> Tensor:
+        """This rank's of ``number`` drawn from the pool: ``scores [B * N]``, ``classes [B, N]`` -> indices of anchors."""
+        anchors, together, own = classes.shape[1], ranks.number(), ranks.own()
+        background = (classes.flatten() < 0).nonzero()[:, 0]
+        hard = background[hardest(scores[background], self.pool * number)]
+        # by the place that an anchor has in the batch of all ranks, so that equal scores stand in the same order everywhere
+        place = (hard // anchors * together + own) * anchors + hard % anchors
+        place, order = torch.cat(ranks.gather(place)).sort()
+        pool = place[hardest(torch.cat(ranks.gather(scores[hard]))[order], self.pool * number)]
+        drawn = pool[ranks.from_first(torch.randperm(len(pool), device=scores.device))[:number]]
+        image, anchor = drawn // anchors, drawn % anchors
+        return (image // together * anchors + anchor)[image % together == own]
+
+
+def hardest(scores: Tensor, number: int) -> Tensor:
+    """Indices of the highest of ``scores [n]``, falling; of equal ones the first come first, which ``topk`` leaves open."""
+    number = min(number, len(scores))
+    if not number:
+        return torch.empty(0, dtype=torch.int64, device=scores.device)
+    scores = scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)  # it is the loss that tells of a NaN
+    among = (scores >= scores.topk(number).values[-1]).nonzero()[:, 0]
+    return among[scores[among].sort(descending=True, stable=True).indices[:number]]
 
 
 def places_of_all(positive: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.nn import functional
 from detpretrain.detectors.losses import sigmoid_focal
 from detpretrain.detectors.set_matching import ObjectSets, corners
 from detpretrain.errors import InputError
-from detpretrain.models import box_ops, ranks
+from detpretrain.models import box_ops, draws, ranks
 from detpretrain.models.deformable_transformer import ExtraQueries
 
 
@@ -105,29 +106,36 @@ def group_shape(counts: Sequence[int], limit: int, copies: int) -> tuple[int, in
 
 
 def noised_boxes(boxes: Tensor, negative: Tensor, scale: float) -> Tensor:
-    """``[..., 6]`` and bool ``[...]`` -> ``[..., 6]``, within the patch; noise as ``Noise`` has it, uniform.
+    """``[B, ..., 6]`` and bool ``[B, ...]`` -> ``[B, ..., 6]``, within the patch; noise as ``Noise`` has it, uniform.
 
     DINO moves the corners instead: a negative's by more than half the box would turn it inside out.
     """
     centre, size = boxes[..., :3], boxes[..., 3:]
-    shift, growth = 2 * torch.rand(2, *centre.shape, device=boxes.device) - 1
+    shift, growth = 2 * draws.per_sample(partial(torch.rand, device=boxes.device), (2, *centre.shape), dim=1) - 1
     shift = shift + shift.sign() * negative[..., None]
     return torch.cat([centre + scale * shift * size / 2, (1 + scale * growth) * size], dim=-1).clamp(0, 1)
 
 
 def noised_labels(labels: Tensor, classes: int, probability: float) -> Tensor:
-    """Labels of any shape, each drawn anew from all classes with a probability."""
-    redrawn = torch.rand(labels.shape, device=labels.device) < probability
-    return torch.where(redrawn, torch.randint(classes, labels.shape, device=labels.device), labels)
+    """``[B, ...]``, each drawn anew from all classes with a probability."""
+    redrawn = draws.per_sample(partial(torch.rand, device=labels.device), labels.shape) < probability
+    anew = draws.per_sample(partial(torch.randint, classes, device=labels.device), labels.shape)
+    return torch.where(redrawn, anew, labels)
 
 
 def noised_objects(objects: ObjectSets, classes: int, noise: Noise) -> NoisedObjects:
-    """The denoising queries of a batch; noise from torch's default generator. Without objects there are none."""
+    """The denoising queries of a batch; noise from torch's default generator. Without objects there are none.
+
+    Groups have room for the objects of every image of all ranks, so that an image's queries do not depend on its rank.
+    """
     device = objects.boxes.device
-    groups, slots = group_shape(objects.counts, noise.limit, noise.copies)
+    most = ranks.largest(max(objects.counts))
+    groups, slots = group_shape([most], noise.limit, noise.copies)
+    objects = objects.filled_up(most)
     exists = torch.arange(objects.labels.shape[1], device=device) < torch.tensor(objects.counts, device=device)[:, None]
     # in an order by chance, so that no object is always among those for which there is no room
-    chosen = (torch.rand(exists.shape, device=device) + ~exists).argsort(dim=1)[:, :slots]
+    order = draws.per_sample(partial(torch.rand, device=device), exists.shape)
+    chosen = (order + ~exists).argsort(dim=1)[:, :slots]
     chosen = chosen.repeat(1, groups * noise.copies)
     boxes = objects.boxes.gather(1, chosen[..., None].expand(-1, -1, 6))
     labels, valid = objects.labels.gather(1, chosen), exists.gather(1, chosen)

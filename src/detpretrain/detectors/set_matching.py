@@ -40,6 +40,12 @@ class ObjectSets:
         counts = [len(image) for image in labels]
         return cls(pad_sequence(list(boxes), batch_first=True), pad_sequence(list(labels), batch_first=True), counts)
 
+    def filled_up(self, number: int) -> ObjectSets:
+        """The same objects, filled up to ``number``, at least T, each."""
+        more = number - self.labels.shape[1]
+        boxes, labels = functional.pad(self.boxes, (0, 0, 0, more)), functional.pad(self.labels, (0, more))
+        return ObjectSets(boxes, labels, self.counts)
+
     def without_classes(self) -> ObjectSets:
         """The same objects, all of class 0."""
         return ObjectSets(self.boxes, torch.zeros_like(self.labels), self.counts)

@@ -15,7 +15,9 @@ from torch.nn import functional
 
 from detpretrain.errors import InputError
 from detpretrain.models.deformable_attention import DeformableAttention, Size
+from detpretrain.models.draws import Dropout
 from detpretrain.models.position_code import TEMPERATURE, vector_code, voxel_centres
+from detpretrain.models.self_attention import SelfAttention
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.wide = nn.Linear(channels, width)
         self.narrow = nn.Linear(width, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout(self.narrow(self.dropout(functional.relu(self.wide(self.norm(x))))))
@@ -97,7 +99,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.attention = DeformableAttention(channels, heads, levels, points)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(channels, feed_forward, dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor, references: Tensor, sizes: Sequence[Size]) -> Tensor:
@@ -112,10 +114,10 @@ class DecoderLayer(nn.Module):
     def __init__(self, channels: int, heads: int, levels: int, points: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(channels)
-        self.self_attention = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.self_attention = SelfAttention(channels, heads, dropout)
         self.cross_norm = nn.LayerNorm(channels)
         self.cross_attention = DeformableAttention(channels, heads, levels, points)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.feed_forward = FeedForward(channels, feed_forward, dropout)
 
     def forward(
@@ -129,10 +131,7 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """``hidden``: ``[B, Q, Q]`` bool, True where the first query may not look at the second; None = nowhere."""
         normed = self.self_norm(queries)
-        placed = normed + positions
-        per_head = None if hidden is None else hidden.repeat_interleave(self.self_attention.num_heads, dim=0)
-        seen = self.self_attention(placed, placed, normed, need_weights=False, attn_mask=per_head)[0]
-        queries = queries + self.dropout(seen)
+        queries = queries + self.dropout(self.self_attention(normed + positions, normed, hidden))
         placed = self.cross_norm(queries) + positions
         queries = queries + self.dropout(self.cross_attention(placed, references, memory, sizes))
         return self.feed_forward(queries)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
+
+from detpretrain.models.draws import DropPath
 
 MISSING = "operator torchvision::nms does not exist"
 SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -24,6 +27,17 @@ def eva_class() -> type[nn.Module]:
         import_torchvision()
         from dynamic_network_architectures.building_blocks.eva import Eva
     return Eva
+
+
+def eva(**figures: Any) -> nn.Module:
+    """``Eva`` of its own arguments, with drop path by global sample (``models.draws``) in place of timm's."""
+    made = eva_class()(**figures)
+    for block in made.blocks:
+        for name in ("drop_path1", "drop_path2"):
+            skipped = getattr(block, name)
+            if not isinstance(skipped, nn.Identity):
+                setattr(block, name, DropPath(skipped.drop_prob))
+    return made
 
 
 @functools.cache

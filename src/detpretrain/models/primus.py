@@ -18,7 +18,7 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 
 from detpretrain.errors import InputError
-from detpretrain.models.eva_import import eva_class
+from detpretrain.models.eva_import import eva
 from detpretrain.models.simple_feature_pyramid import Levels, SimpleFeaturePyramid
 
 # nnssl, nnU-Net and nnDetection build these by name: (dim, depth, heads), tokens of 8^3, layer scale 0.1, norm within attention
@@ -177,7 +177,7 @@ class Primus:
 
     def blocks(self, depth: int) -> nn.Module:
         """``Eva`` of so many blocks, with absolute and rotary position codes of the patch's tokens."""
-        return eva_class()(
+        return eva(
             embed_dim=self.dim,
             depth=depth,
             num_heads=self.heads,

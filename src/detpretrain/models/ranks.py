@@ -61,7 +61,7 @@ def gather(rows: Tensor) -> list[Tensor]:
     return [part[: int(found)] for part, found in zip(parts, lengths, strict=True)]
 
 
-def first_s(values: Tensor) -> Tensor:
+def from_first(values: Tensor) -> Tensor:
     """The first rank's values, of the same shape everywhere."""
     if number() > 1:
         values = values.contiguous()
@@ -76,6 +76,11 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * number()
     distributed.all_gather_object(values, value)
     return values
+
+
+def largest(value: int) -> int:
+    """Of all ranks."""
+    return max(gather_objects(value))
 
 
 def any_of(flag: bool) -> bool:

@@ -79,7 +79,7 @@ class Method(Protocol):
         ...
 
     def __call__(self, *views: Any) -> dict[str, Tensor]:
-        """Losses by name, scalars that are summed."""
+        """Losses by name, scalars that are summed; what is drawn for samples here (dropout) is drawn by ``models.draws``."""
         ...
 
     def assess(self, *views: Any) -> dict[str, Score]:

@@ -1,9 +1,8 @@
-"""Several processes that train one model: joining them, as ``torchrun`` or Slurm started them, and what each of them does.
+"""Several processes that train one model: starting them, joining them, and what each of them does.
 
-    torchrun --standalone --nproc-per-node 2 workflow/scripts/finetune.py ...
-
-A job whose study asks for several GPUs (``runtime.gpus``) starts itself anew that way (``relaunch``). Over several nodes every
-process is started by ``srun`` (one per GPU) and finds the others through Slurm's variables.
+A job whose study asks for several GPUs (``runtime.gpus``) starts itself anew as so many processes (``relaunch``), over several
+nodes (``runtime.nodes``) by ``srun``. They find each other by the variables of ``torchrun``, which may start them as well, or by
+Slurm's.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,20 +23,27 @@ from torch import distributed
 
 from detpretrain.errors import InputError
 from detpretrain.models import ranks
+from detpretrain.training import launch
 
 PATIENCE = timedelta(minutes=30)  # of a collective call: the first batch of a cold file system takes its time
 PORT = 29_400  # of Slurm's rendezvous, plus a part of the job's number
 
 
-def relaunch(processes: int) -> None:
-    """Replaces this process by ``torchrun`` with so many copies of it; returns where that is not needed.
+def relaunch(processes: int, work: Path, nodes: int | None = None, cpus: int = 1) -> None:
+    """Runs this program as so many processes and exits with their status; returns where that is not needed.
 
-    ``processes``: 0 and 1 need none, nor does a process that was started as one of several.
+    Args:
+        processes: 0 and 1 need none, nor does a process that was started as one of several.
+        work: the training's work folder.
+        nodes: of the Slurm job, over which ``srun`` starts them; None: on this machine.
+        cpus: of each process, for ``srun``.
     """
     if processes < 2 or started_as_one_of_several(os.environ):
         return
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    os.execv(sys.executable, [*command, "--", *sys.argv])  # else its parser takes our options for its own
+    command = [sys.executable, *sys.orig_argv[1:]]
+    if nodes is None:
+        sys.exit(launch.here(command, processes, work))
+    sys.exit(launch.by_slurm(command, processes, nodes, cpus, work))
 
 
 def started_as_one_of_several(environment: Mapping[str, str]) -> bool:
@@ -58,17 +65,17 @@ def place(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     values = (
         environment["SLURM_PROCID"],
-        environment["SLURM_NTASKS"],
+        environment["SLURM_STEP_NUM_TASKS"],
         environment["SLURM_LOCALID"],
-        _first_host(environment["SLURM_JOB_NODELIST"]),
+        _first_host(environment["SLURM_STEP_NODELIST"]),
         str(PORT + int(environment["SLURM_JOB_ID"]) % 10_000),
     )
     return dict(zip(names, values, strict=True))
 
 
 def _slurm_tasks(environment: Mapping[str, str]) -> int:
-    """Processes of this step that ``srun`` started; a batch script is none of them."""
-    return int(environment.get("SLURM_NTASKS", 1)) if "SLURM_PROCID" in environment else 1
+    """Processes of this step that ``srun`` started; a batch script, which has a ``SLURM_PROCID`` too, is none of them."""
+    return int(environment.get("SLURM_STEP_NUM_TASKS", 1)) if "SLURM_PROCID" in environment else 1
 
 
 def _first_host(nodes: str) -> str:
@@ -79,7 +86,7 @@ def _first_host(nodes: str) -> str:
         return done.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
         raise InputError(
-            f"SLURM_JOB_NODELIST {nodes}: scontrol cannot expand it ({error}): start with torchrun"
+            f"SLURM_STEP_NODELIST {nodes}: scontrol cannot expand it ({error}): start with torchrun"
         ) from None
 
 
@@ -87,7 +94,8 @@ def _first_host(nodes: str) -> str:
 def joined(device: str) -> Iterator[str]:
     """Joins the others for the time of a training and gives the device of this process: ``cuda`` becomes ``cuda:LOCAL_RANK``.
 
-    Ranks beside the first print nothing: they would say the same. A single process has nobody to join.
+    Ranks beside the first print nothing: they would say the same. A single process has nobody to join. One that fails leaves
+    the others by its end alone, so that it has told why before they notice.
     """
     here = place(os.environ)
     if int(here.get("WORLD_SIZE", 1)) < 2:
@@ -96,16 +104,30 @@ def joined(device: str) -> Iterator[str]:
     os.environ.update(here)
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
-        device = f"cuda:{here['LOCAL_RANK']}"
+        device = f"cuda:{own_gpu(int(here['LOCAL_RANK']), torch.cuda.device_count())}"
         torch.cuda.set_device(device)
     # gloo beside nccl, for what is on the CPU: flags and validation results
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     distributed.init_process_group(backend, timeout=PATIENCE)
-    try:
-        with contextlib.redirect_stdout(sys.stdout if ranks.is_first() else io.StringIO()):
+    with contextlib.redirect_stdout(sys.stdout if ranks.is_first() else io.StringIO()):
+        try:
             yield device
-    finally:
-        leave()
+        except SystemExit as stop:  # all stop together, and the first one, which saved the state, says so
+            raise stop if leave() else SystemExit(0) from None
+    leave()
+
+
+def own_gpu(local: int, seen: int) -> int:
+    """Which of the GPUs that this process sees is its own; Slurm may show each process its own alone.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if seen == 1 and _slurm_tasks(os.environ) > 1:
+        return 0
+    if local >= seen:
+        raise InputError(f"runtime.gpus: process {local} of this machine finds {seen} GPUs: lower gpus, or add nodes")
+    return local
 
 
 def leave() -> bool:
@@ -138,4 +160,4 @@ def replicated(model: torch.nn.Module) -> torch.nn.Module:
     if ranks.number() == 1:
         return model
     # a step may leave parameters out: stems of other modalities, a pyramid level without an object
-    return torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+    return torch.nn.parallel.DistributedDataParallel(model, forward_sync_buffers=False, find_unused_parameters=True)

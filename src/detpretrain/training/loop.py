@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -20,14 +21,13 @@ from detpretrain.errors import InputError
 from detpretrain.models import ranks
 from detpretrain.models.channels_last import channels_last
 from detpretrain.training import checkpoints, distributed
+from detpretrain.training.launch import STOPPED_AT, STOPPED_BY_BUDGET, STOPPED_BY_SIGNAL
 from detpretrain.training.logging import Log
 from detpretrain.training.phases import freeze, frozen_parts, phase_at
 from detpretrain.training.precision import autocast, used
 from detpretrain.training.recipe import Recipe
 
 CHECK_EVERY = 20  # steps between looks at the loss; each look waits for the device
-STOPPED_BY_SIGNAL = 143
-STOPPED_BY_BUDGET = 75
 
 Batch = tuple[Any, ...]
 
@@ -81,6 +81,8 @@ def fit(run: Run, budget_minutes: float | None = None) -> list[dict[str, float]]
             if status and loop.step < run.recipe.total_steps:
                 if not saved:
                     loop.save()
+                if ranks.is_first():
+                    print(f"{STOPPED_AT} {loop.step} of {run.recipe.total_steps}, saved", file=sys.stderr, flush=True)
                 raise Stopped(status)
     loop.finish()
     return loop.log.rows
@@ -128,7 +130,8 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(recipe.accumulate):
             batch = next(self.stream)
-            # after the batch: a loader draws from torch's generator when it starts, and a resumed run starts one elsewhere
+            # after the batch: a loader draws from torch's generator when it starts, and a resumed run starts one elsewhere;
+            # alike on all ranks, as models.draws needs it
             torch.manual_seed(seeds.derive(*self.run.seed, "step", self.step, part))
             with self._gradients_of_all(part == recipe.accumulate - 1):
                 with self.autocast:
