@@ -58,6 +58,18 @@ def test_models_of_others_are_refused(tmp_path):
         nndet_model.read_facts(tmp_path / "nowhere.pth")
 
 
+def test_damaged_models_are_one_line(folder, tmp_path):
+    path = tmp_path / "model.pth"
+    nndet_model.write(path, folder, FACTS)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"content of model_last", b"content of model_lost"))
+    with pytest.raises(InputError, match=r"model\.pth: damaged \(Bad CRC-32"):
+        nndet_model.unpack(path, tmp_path / "again")
+    path.write_bytes(whole[:-40])
+    with pytest.raises(InputError, match="not a model of nnDetection"):
+        nndet_model.read_facts(path)
+
+
 def test_our_own_commands_say_whose_model_it_is(folder, tmp_path):
     nndet_model.write(tmp_path / "model.pth", folder, FACTS)
     with pytest.raises(InputError, match=r"model\.pth: is nnDetection's own model, for its own commands"):

@@ -20,6 +20,7 @@ from released_checkpoints import (
 )  # fmt: skip
 from torch import nn
 
+from detpretrain.errors import InputError
 from detpretrain.training import adaptation, checkpoints
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -130,3 +131,14 @@ def test_two_values_of_one_tensor_leave_the_file_alone(load, released, tmp_path)
     untied(released)
     load(released)
     assert (checkpoints.load(tmp_path / "c.pth")["network_weights"][f"{FIRST[0]}.weight"] == 1000).all()
+
+
+def test_a_checkpoint_that_something_else_loads_is_still_cited(released, tmp_path, capsys):
+    torch.save(released | {"provenance": {"recipe": "abc"}}, tmp_path / "own.pth")
+    assert adaptation.about(tmp_path / "own.pth") == {"recipe": "abc", "citations": [METHOD]}
+    assert "please cite: Pretraining Method" in capsys.readouterr().out
+    torch.save(released, tmp_path / "nobody.pth")
+    assert adaptation.about(tmp_path / "nobody.pth") == {"citations": [METHOD]}
+    torch.save({"network_weights": {}}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="no nnssl_adaptation_plan"):
+        adaptation.about(tmp_path / "other.pth")

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def is_one(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return FACTS in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # damaged bytes make zipfile raise nearly anything
         return False
 
 
@@ -50,14 +52,23 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: file not found")
     if not is_one(path):
         raise InputError(f"{path}: not a model of nnDetection: train the cell again")
-    with zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive:
         return json.loads(archive.read(FACTS))
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Puts nnDetection's files back into a folder of a fold."""
+    """Puts nnDetection's files back into a folder of a fold; ``InputError`` when the file is damaged."""
     folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path) as archive:
+    with _opened(path) as archive:
         for name in set(archive.namelist()) & {FOLDER + kept for kept in KEPT}:
             with archive.open(name) as source, open(folder / name.removeprefix(FOLDER), "wb") as target:
                 shutil.copyfileobj(source, target)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error}): train the cell again") from None
