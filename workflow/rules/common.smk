@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from detpretrain import files, leaves, provenance
+from detpretrain import files, imported, leaves, provenance
 from detpretrain.errors import InputError
 from detpretrain.selector import Selection
 from detpretrain.study import Cell, Row, assemble

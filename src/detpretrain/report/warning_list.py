@@ -28,6 +28,7 @@ def warning_list(
     return [
         *_missing(missing),
         *_stale(cells),
+        *_imported(cells),
         *([overlap_note] if overlap_note else []),
         *_few(scores),
         *complaints,
@@ -45,6 +46,14 @@ def _stale(cells: Sequence[CellRecord]) -> Iterator[str]:
     for state, count in sorted(counts.items()):
         named = _named([cell.anchor.removeprefix("cell-") for cell in cells if cell.state == state])
         yield f"{count} of {len(cells)} cells do not come from today's source and configuration ({state}): {named}."
+
+
+def _imported(cells: Sequence[CellRecord]) -> Iterator[str]:
+    """One line per origin."""
+    for origin in sorted({cell.imported for cell in cells if cell.imported}):
+        named = [cell.anchor.removeprefix("cell-") for cell in cells if cell.imported == origin]
+        were = "was" if len(named) == 1 else "were"
+        yield f"{len(named)} of {len(cells)} cells {were} not computed here but imported from {origin}: {_named(named)}."
 
 
 def _few(scores: pd.DataFrame) -> Iterator[str]:
