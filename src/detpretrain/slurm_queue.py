@@ -1,8 +1,8 @@
 """The jobs that Snakemake's Slurm executor has submitted from a working directory: found, cancelled, waited for.
 
 The executor (2.8) submits with ``-D`` the directory that Snakemake was started in, ``--job-name`` the run's id, a UUID with
-perhaps a prefix, and ``--comment rule_NAME_wildcards_...``. The directory says whose jobs they are, the other two that they
-are Snakemake's and not somebody's own. Formats as of squeue's and scancel's manual pages, Slurm 22.05.
+perhaps a prefix, and ``--comment rule_NAME_wildcards_...``. The directory says whose jobs they are, the name that they are
+Snakemake's and not somebody's own, the comment what they do. Formats as of the manual pages of Slurm 22.05.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Job:
 
     @property
     def of_snakemake(self) -> bool:
-        return RUN_NAME.fullmatch(self.name) is not None and self.comment.startswith("rule_")
+        return RUN_NAME.fullmatch(self.name) is not None
 
     @property
     def work(self) -> str:
-        """``finetune demo_mae_0_0``; the job's name for one that is not Snakemake's."""
-        if not self.of_snakemake:
+        """``finetune demo_mae_0_0``; the job's name for one that is not Snakemake's, or whose comment the site has replaced."""
+        if not (self.of_snakemake and self.comment.startswith("rule_")):
             return self.name
         return self.comment.removeprefix("rule_").replace("_wildcards_", " ", 1)
 

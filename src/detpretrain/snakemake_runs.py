@@ -47,7 +47,7 @@ def is_snakemake(command: Sequence[str]) -> bool:
 def locked(root: Path) -> bool:
     """Whether a Snakemake works in ``root``, on whatever host, or was killed there and left its lock."""
     try:
-        return any(os.scandir(root / FOLDER / "locks"))
+        return bool(os.listdir(root / FOLDER / "locks"))
     except (FileNotFoundError, NotADirectoryError):
         return False
 

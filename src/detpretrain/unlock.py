@@ -19,6 +19,7 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from detpretrain import lock_file, slurm_queue, snakemake_runs, trainings
 from detpretrain import study as studies
@@ -120,7 +121,7 @@ def print_found(found: Leftovers, study: Study, console: Console) -> None:
     for heading in ("job or process", "state", "time", "work"):
         table.add_column(heading, overflow="fold")
     for job in found.jobs:
-        table.add_row(f"Slurm {job.shown}", job.state.lower(), job.used, job.work)
+        table.add_row(*map(Text, (f"Slurm {job.shown}", job.state.lower(), job.used, job.work)))
     for trainer in found.trainers:
         table.add_row(f"process {trainer.pid}", "training", "", f"{trainer.name}{_position(trainer)}")
     if found.jobs or found.trainers:

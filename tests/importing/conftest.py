@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +144,15 @@ class Theirs:
         write_log(folder / "log.csv")
         return folder
 
-    def write_pretraining(self, init: str = "mae", backbone: str = "resenc", **changed: object) -> Path:
-        folder = self.folder / "pretrained" / init / backbone
-        cell = next(cell for cell in self.own.cells if cell.init == init)
-        assessment = {"init": init, "backbone": backbone, "provenance": recorded(self.own, cell)["pretrain"], **changed}
+    def write_pretraining(self, **changed: object) -> Path:
+        folder = self.folder / "pretrained" / "mae" / "resenc"
+        cell = next(cell for cell in self.own.cells if cell.init == "mae")
+        assessment = {
+            "init": "mae",
+            "backbone": "resenc",
+            "provenance": recorded(self.own, cell)["pretrain"],
+            **changed,
+        }
         write_json(folder / "assessment.json", assessment)
         for name in ("checkpoint.pth", "preview.npz"):
             write_archive(folder / name)
@@ -154,22 +160,33 @@ class Theirs:
         return folder
 
 
-@pytest.fixture
-def data(tmp_path) -> Path:
-    """The data sets that are prepared here, made a while ago."""
-    folder = tmp_path / "results" / "data"
+@pytest.fixture(scope="session")
+def finished_place(tmp_path_factory) -> Path:
+    """``results/data``: what is prepared here, made a while ago; ``theirs``: the whole study of the other group."""
+    place = tmp_path_factory.mktemp("place")
+    folder = place / "results" / "data"
     write_dataset(folder)
     (folder / "smoke_corpus" / "task").mkdir(parents=True)
     (folder / "smoke_corpus" / "task" / "cases.csv").write_text("case,patient\n")
     for path in folder.rglob("*"):
         if path.is_file():
             os.utime(path, (1e9, 1e9))
-    return folder
+    chosen, _ = smoke_study(place)
+    theirs = Theirs(place / "theirs", folder, chosen)
+    for cell in chosen.cells:
+        theirs.write_cell(cell)
+    theirs.write_pretraining()
+    return place
+
+
+@pytest.fixture
+def data(tmp_path, finished_place) -> Path:
+    return shutil.copytree(finished_place / "results" / "data", tmp_path / "results" / "data")
 
 
 @pytest.fixture
 def ours(tmp_path, data, monkeypatch) -> Study:
-    """The smoke study with its results in ``tmp_path/results``, and this the repository's working directory."""
+    """The smoke study with its results in ``tmp_path/results``, and the repository's working directory."""
     chosen, _ = smoke_study(tmp_path)
     folder = tmp_path / "root"
     folder.mkdir()
@@ -186,9 +203,17 @@ def arguments(ours, tmp_path) -> list[str]:
 
 @pytest.fixture
 def theirs(tmp_path, data, ours) -> Theirs:
+    """Without any cell so far."""
     folder = tmp_path / "theirs"
     (folder / "cells").mkdir(parents=True)
     return Theirs(folder, data, ours)
+
+
+@pytest.fixture
+def everything(theirs, finished_place) -> Theirs:
+    """The whole study of the other group."""
+    shutil.copytree(finished_place / "theirs", theirs.folder, dirs_exist_ok=True)
+    return theirs
 
 
 @pytest.fixture

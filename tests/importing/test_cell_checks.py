@@ -16,8 +16,8 @@ def cell(smoke_cells):
 
 
 @pytest.fixture
-def folder(theirs, cell):
-    return theirs.write_cell(cell)
+def folder(everything, cell):
+    return everything.cell(cell)
 
 
 @pytest.fixture
@@ -139,9 +139,10 @@ def test_same_objects_from_other_bytes_are_told(ours, cell, folder, data, edit_j
 
 
 def edit_table(path, change):
+    """``change(table)``: in place, or the changed table."""
     table = pd.read_csv(path, dtype={"session": str}, keep_default_na=False)
-    change(table)
-    table.to_csv(path, index=False)
+    changed = change(table)
+    (table if changed is None else changed).to_csv(path, index=False)
 
 
 def test_object_in_another_place_is_refused(ours, data, refused):
@@ -153,7 +154,7 @@ def test_object_in_another_place_is_refused(ours, data, refused):
 
 
 def test_other_number_of_objects_is_refused(ours, data, refused):
-    edit_table(data / "smoke_nodules" / "task" / "objects.csv", lambda table: table.drop(index=2, inplace=True))
+    edit_table(data / "smoke_nodules" / "task" / "objects.csv", lambda table: table.drop(index=2))
     refused(again(ours), r"matches\.parquet: case case_2: 2 objects, here it has 1")
 
 
@@ -188,9 +189,10 @@ def test_other_schema_is_refused(folder, here, refused):
 
 def test_boxes_in_another_form_are_refused(folder, here, refused):
     table = parquet.read_table(folder / "raw_boxes.parquet")
-    parquet.write_table(
-        table.rename_columns([name.replace("weight", "w") for name in table.column_names]), folder / "raw_boxes.parquet"
-    )
+    names = [name.replace("weight", "w") for name in table.column_names]
+    metadata = table.schema.metadata
+    renamed = table.rename_columns(names).replace_schema_metadata(metadata)
+    parquet.write_table(renamed, folder / "raw_boxes.parquet")
     refused(here, r"raw_boxes\.parquet: not raw boxes as this version writes them")
     parquet.write_table(pa.table({"a": [1]}), folder / "raw_boxes.parquet")
     refused(here, r"raw_boxes\.parquet: not a file of raw boxes")

@@ -33,7 +33,7 @@ def given(tmp_path):
 
 def test_files_come_with_a_mark_that_holds_their_digests(source, given, tmp_path):
     target = tmp_path / "cells" / "fold0-seed0"
-    place(source, target, STAGES, MARK, [given])
+    place(source, target, STAGES, MARK, [given], [])
     names = {"model.pth", "log.csv", "boxes", "metrics.json"}
     assert {path.name for path in target.iterdir()} == {*names, "imported.json"}
     assert all((target / name).read_bytes() == (source / name).read_bytes() for name in names)
@@ -49,7 +49,7 @@ def test_times_are_in_order_and_behind_every_input(source, given, tmp_path, ahea
     now = time.time() + ahead
     os.utime(given, (now, now))
     target = tmp_path / "cell"
-    place(source, target, STAGES, MARK, [given, tmp_path / "absent"])
+    place(source, target, STAGES, MARK, [given, tmp_path / "absent"], [])
     model, log, boxes, metrics = (target / name for name in ("model.pth", "log.csv", "boxes", "metrics.json"))
     assert newest([given]) < newest([model]) == newest([log]) < newest([boxes]) < newest([metrics])
     assert newest([metrics]) - max(newest([given]), time.time_ns() - 10**9) < 2 * 10**9
@@ -60,7 +60,7 @@ def test_what_is_there_stays(source, given, tmp_path):
     target.mkdir()
     (target / "model.pth").write_text("trained here")
     with pytest.raises(InputError, match=r"cell: holds model\.pth: move it away"):
-        place(source, target, STAGES, MARK, [given])
+        place(source, target, STAGES, MARK, [given], [])
     assert [path.name for path in target.iterdir()] == ["model.pth"]
     assert (target / "model.pth").read_text() == "trained here"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cell", "index.json", "theirs"]
@@ -70,14 +70,21 @@ def test_empty_folder_and_the_mark_of_results_that_are_gone_are_no_hindrance(sou
     target = tmp_path / "cell"
     target.mkdir()
     write_json(target / "imported.json", {"old": True})
-    place(source, target, STAGES, MARK, [given])
+    place(source, target, STAGES, MARK, [given], [])
     assert imported.of_cell(target).date == "2026-11-28"
+
+
+def test_benchmark_of_a_run_before_goes(source, given, tmp_path):
+    old = tmp_path / "finetune.tsv"
+    old.touch()
+    place(source, tmp_path / "cell", STAGES, MARK, [given], [old, tmp_path / "never.tsv"])
+    assert not old.exists()
 
 
 def test_copy_that_fails_leaves_nothing(source, given, tmp_path):
     (source / "metrics.json").unlink()
     with pytest.raises(FileNotFoundError):
-        place(source, tmp_path / "cell", STAGES, MARK, [given])
+        place(source, tmp_path / "cell", STAGES, MARK, [given], [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.json", "theirs"]
 
 

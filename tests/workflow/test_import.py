@@ -96,7 +96,7 @@ def test_what_snakemake_recorded_of_a_cell_that_is_gone_is_forgotten(imported, f
     text = recipes.read_text()
     try:
         recipes.write_text(text.replace("epochs: 2\n", "epochs: 3\n"))
-        repository.snakemake("--touch", "-c1", cell / "model.pth", *imported.files)
+        repository.snakemake("--touch", "--force", "-c1", cell / "model.pth", *imported.files)
     finally:
         recipes.write_text(text)
     assert count(repository.planned(*imported.files))["finetune"] == 1

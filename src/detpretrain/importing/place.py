@@ -1,7 +1,8 @@
 """Putting imported results in place: a whole folder or none, with times that Snakemake takes for those of a run here.
 
 Snakemake knows nothing of how the files were made, so it goes by their times: a file that is older than what it is made from
-is made again. Results therefore get times behind all their inputs, and later stages later ones.
+is made again. Results therefore get times behind all their inputs, and later stages later ones. The benchmark of an earlier run
+here goes: Snakemake takes it for a result, and an old one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ NO_RECORD = "metadata was not present"  # how Snakemake says that there was noth
 
 
 def place(
-    source: Path, target: Path, stages: Sequence[Iterable[str]], mark: Mapping[str, Any], inputs: Iterable[Path]
+    source: Path,
+    target: Path,
+    stages: Sequence[Iterable[str]],
+    mark: Mapping[str, Any],
+    inputs: Iterable[Path],
+    benchmarks: Iterable[Path],
 ) -> None:
     """Copies the files of ``source`` into ``target``, which does not exist or holds nothing but an old mark.
 
@@ -34,6 +40,7 @@ def place(
         stages: names of the files that each stage makes, in their order.
         mark: ``imported.content``; the digests are added.
         inputs: what the first stage, and later ones, are given here.
+        benchmarks: to be removed, where they are there.
 
     Raises:
         InputError: the folder holds something else.
@@ -50,7 +57,8 @@ def place(
                 digests[name] = copy(source / name, temporary / name, at + number * STEP_NS)
         write_json(temporary / imported.NAME, {**mark, "sha256": digests})
         _sync(temporary)
-        (target / imported.NAME).unlink(missing_ok=True)  # of results that are gone
+        for left in (target / imported.NAME, *benchmarks):  # of results that are gone
+            left.unlink(missing_ok=True)
         _rename(temporary, target)
         _sync(target.parent)
     finally:

@@ -20,13 +20,16 @@ from detpretrain.trainings import Training
 
 @dataclass(frozen=True)
 class Item:
-    """A folder of results to bring; ``stages``: names of its files; ``inputs``: what it is made from here."""
+    """A folder of results to bring; ``stages``: names of its files; ``inputs``: what it is made from here; ``benchmarks``: of
+    runs here that made the same files before.
+    """
 
     training: Training
     source: Path
     stages: Sequence[Sequence[str]]
     mark: Mapping[str, Any]
     inputs: Sequence[Path]
+    benchmarks: Sequence[Path]
 
 
 @dataclass
@@ -125,7 +128,8 @@ class _Planner:
             return
         mark = self._mark("", stages, None)
         inputs = pretrainings.inputs(self.study, init)
-        self.made.pretrainings.append(Item(training, source, names, mark, inputs))
+        benchmarks = [training.stages[0].benchmark, pretrainings.probe_benchmark(self.study, init, backbone)]
+        self.made.pretrainings.append(Item(training, source, names, mark, inputs, benchmarks))
 
     def _cell(self, cell: Cell, training: Training, runs_now: bool) -> None:
         source = self.theirs / "cells" / cell.path
@@ -147,7 +151,8 @@ class _Planner:
         self.accepted.append((cell, found))
         mark = self._mark(found.study, found.stages, found.same_bytes)
         names = [sorted(stage.results) for stage in training.stages]
-        self.made.cells.append(Item(training, source, names, mark, [*here.inputs, *checkpoint]))
+        benchmarks = [stage.benchmark for stage in training.stages]
+        self.made.cells.append(Item(training, source, names, mark, [*here.inputs, *checkpoint], benchmarks))
 
     def _prepared(self, cell: Cell) -> Prepared:
         plan = self.study.entry("detectors", cell.detector)["plan"]

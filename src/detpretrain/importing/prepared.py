@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from detpretrain.errors import InputError
@@ -79,7 +80,7 @@ class Prepared:
             test_set = self.truth.test_set(case)
             if test_set != CROSS_VALIDATION or case in held_out:
                 grouped.setdefault(test_set, []).append(case)
-        nothing = ([], [], [])
+        nothing = (np.zeros((0, 6)), np.zeros(0), np.zeros(0, np.int64))
         tables = [
             matches.build(
                 [self.truth.scored(case, *nothing) for case in cases],

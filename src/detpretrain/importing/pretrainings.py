@@ -64,6 +64,10 @@ def unprepared(study: Study, init: str) -> list[str]:
     ]
 
 
+def probe_benchmark(study: Study, init: str, backbone: str) -> Path:
+    return study.folder / "benchmarks" / "probe" / f"{init}-{backbone}.tsv"
+
+
 def leakage_file(folder: Path, init: str, dataset: str) -> Path:
     return folder / "leakage" / init / f"{dataset}.json"
 

@@ -37,7 +37,7 @@ def _bring(name: str, item: Item, plan: Plan) -> Iterator[str]:
     """Under the lock of the training, so that nobody trains it meanwhile."""
     try:
         with CellLock(item.training.work):
-            place(item.source, item.training.folder, item.stages, item.mark, item.inputs)
+            place(item.source, item.training.folder, item.stages, item.mark, item.inputs, item.benchmarks)
     except InputError as error:
         plan.refused.append((name, str(error)))
     except OSError as error:
