@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from detpretrain import lock_file
+from detpretrain import job_log, lock_file
 from detpretrain.attempts import Attempt, attempts
 from detpretrain.lock_file import process_start
 from detpretrain.trainings import Stage, Training
@@ -20,8 +20,8 @@ EPOCH = "epoch 1/5  step 75  lr 0.003  train_loss 2.3  val_ap 0.2  seconds 16.3\
 def training(tmp_path):
     """A training of two jobs without any files yet."""
     stages = (
-        Stage("finetune", frozenset({"model.pth"}), tmp_path / "finetune.log"),
-        Stage("evaluate", frozenset({"metrics.json"}), tmp_path / "evaluate.log"),
+        Stage("finetune", frozenset({"model.pth"}), tmp_path / "finetune.log", tmp_path / "finetune.tsv"),
+        Stage("evaluate", frozenset({"metrics.json"}), tmp_path / "evaluate.log", tmp_path / "evaluate.tsv"),
     )
     return Training("a/b", tmp_path / "cell", tmp_path / "work", stages)
 
@@ -136,6 +136,49 @@ def test_job_that_lacks_its_result_failed_if_its_log_says_so(training):
     assert look(training).failed == ("evaluate", "error: evaluate is broken")
     make(training, "metrics.json")
     assert look(training) == Attempt()
+
+
+@pytest.fixture
+def broken_off(training):
+    """The model is there, and an evaluation of it has begun."""
+    make(training, "model.pth")
+    os.utime(training.folder / "model.pth", (1e9, 1e9))
+    training.stages[1].log.write_text("case_1: 5 boxes\n")
+    os.utime(training.stages[1].log, (1e9 + 5, 1e9 + 5))
+    return training
+
+
+def test_job_without_a_lock_that_broke_off_has_failed(broken_off):
+    (found,) = attempts([broken_off], locked=False)
+    assert found.failed == ("evaluate", "ended without a word: killed, cancelled, or out of memory")
+    make(broken_off, "metrics.json")
+    assert attempts([broken_off], locked=False) == [Attempt()]
+
+
+def test_job_without_a_lock_may_run_while_a_snakemake_does(broken_off):
+    assert attempts([broken_off]) == attempts([broken_off], locked=True) == [Attempt()]
+
+
+def test_job_of_an_earlier_model_tells_nothing_of_this_one(broken_off):
+    os.utime(broken_off.folder / "model.pth", (1e9 + 9, 1e9 + 9))
+    assert attempts([broken_off], locked=False) == [Attempt()]
+
+
+def test_job_whose_result_was_removed_after_it_ended_has_not_failed(broken_off):
+    broken_off.stages[1].benchmark.touch()
+    assert attempts([broken_off], locked=False) == [Attempt()]
+    os.utime(broken_off.stages[1].benchmark, (1e9, 1e9))  # of a run before
+    assert attempts([broken_off], locked=False)[0].failed
+
+
+def test_job_that_was_stopped_by_hand_has_not_failed(broken_off):
+    broken_off.stages[1].log.write_text(f'{job_log.TRACEBACK}:\n  File "x.py"\nKeyboardInterrupt\n')
+    assert attempts([broken_off], locked=False) == [Attempt()]
+
+
+def test_job_that_never_began_has_not_failed(training):
+    make(training, "model.pth")
+    assert attempts([training], locked=False) == [Attempt()]
 
 
 def test_results_of_a_training_that_was_begun_anew_and_failed_do_not_hide_it(training):

@@ -108,13 +108,16 @@ def test_json_tells_every_cell_and_what_runs(repository, smoke):
     stale, held, *others = told["cells"]
     assert stale == {
         "path": smoke.cells[0].path, "state": "source changed", "stages": {"evaluate": "source changed"}, "running": None,
+        "imported": None,
     }  # fmt: skip
     run = held.pop("running")
-    assert held == {"path": running.name, "state": "running", "stages": {}}
+    assert held == {"path": running.name, "state": "running", "stages": {}, "imported": None}
     assert 50 <= run.pop("heartbeat_age") < 60
     assert run == {"host": "elsewhere", "pid": 4, "job": "7", "since": None, "step": 20, "total": 90}
     assert {cell["state"] for cell in others} == {"missing"}
-    assert told["pretrainings"] == [{"path": "mae/resenc", "state": "missing", "stages": {}, "running": None}]
+    assert told["pretrainings"] == [
+        {"path": "mae/resenc", "state": "missing", "stages": {}, "running": None, "imported": None}
+    ]
     assert told["rows"] == [{"path": row.path, "pooled": False} for row in smoke.rows]
     (running.work / "progress.json").unlink()
     told = json.loads(CliRunner().invoke(app, ["status", "--json", "--config", "config/smoke.yaml"]).stdout)

@@ -2,7 +2,9 @@
 
 It runs while the holder of its lock is alive (``lock_file.is_alive``). It failed when the first of its jobs that lacks a result
 has a log that ends in an error (``job_log.last_error``), or when its lock was left behind by a process that is gone: one that was
-killed, ran out of memory or lost its machine has no time for a last word. An attempt that was interrupted by hand, by the
+killed, ran out of memory or lost its machine has no time for a last word. A prediction or an evaluation has no lock: it was
+killed if its log is newer than what it was given and no benchmark follows, while no Snakemake works in the directory that could
+still be running it. An attempt that was interrupted by hand, by the
 scheduler or by its own budget has not failed: the next run goes on from its state.
 """
 
@@ -18,8 +20,8 @@ from typing import Any
 
 from detpretrain import lock_file
 from detpretrain.files import read_json
-from detpretrain.job_log import last_error
-from detpretrain.trainings import Training
+from detpretrain.job_log import last_error, was_interrupted
+from detpretrain.trainings import Stage, Training
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,12 @@ class Attempt:
     interrupted: str | None = None
 
 
-def attempts(trainings: Sequence[Training]) -> list[Attempt]:
-    """One per training, in their order; nothing of them where no attempt has left anything behind."""
+def attempts(trainings: Sequence[Training], locked: bool = True) -> list[Attempt]:
+    """One per training, in their order; nothing of them where no attempt has left anything behind.
+
+    ``locked``: whether a Snakemake works in the directory, or was killed there (``snakemake_runs.locked``): then a job without
+    a last word may still run.
+    """
     kept = [_names(training.work) for training in trainings]
     locks = [
         lock_file.read_holder(training.work / lock_file.NAME) if lock_file.NAME in names else None
@@ -70,7 +76,7 @@ def attempts(trainings: Sequence[Training]) -> list[Attempt]:
         if lock and lock_file.is_alive(lock, path, ask):
             found.append(Attempt(run=_run(training.work, lock)))
         else:
-            found.append(_ended(training, names, lock))
+            found.append(_ended(training, names, lock, locked))
     return found
 
 
@@ -103,7 +109,7 @@ def read_progress(work: Path, since: float) -> Progress | None:
         return None
 
 
-def _ended(training: Training, kept: set[str], lock: dict[str, Any] | None) -> Attempt:
+def _ended(training: Training, kept: set[str], lock: dict[str, Any] | None, locked: bool) -> Attempt:
     results = training.results()
     lacking = [stage for stage in training.stages if not stage.results <= results]
     if not lacking:
@@ -113,6 +119,20 @@ def _ended(training: Training, kept: set[str], lock: dict[str, Any] | None) -> A
     trains = stage is training.stages[0]
     if told is None and trains and lock:
         told = f"process {lock['pid']} on {lock['host']} is gone without a word: killed, out of memory, or its machine went down"
+    if told is None and not trains and not locked and _broke_off(training, stage):
+        told = "ended without a word: killed, cancelled, or out of memory"
     if told is not None:
         return Attempt(failed=(stage.name, told))
     return Attempt(interrupted=stage.name if trains and training.state in kept else None)
+
+
+def _broke_off(training: Training, stage: Stage) -> bool:
+    """Whether a job that lacks its results began and did not end well, nor by Ctrl-C: no benchmark follows its log."""
+    before = training.stages[training.stages.index(stage) - 1]
+    try:
+        begun = stage.log.stat().st_mtime_ns
+        given = max((training.folder / name).stat().st_mtime_ns for name in before.results)
+        ended = stage.benchmark.stat().st_mtime_ns if stage.benchmark.exists() else 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return begun > max(given, ended) and not was_interrupted(stage.log)

@@ -1,4 +1,4 @@
-"""The commands that look at a study: ``detpretrain status``, ``watch``, ``rerun``, ``clean``, ``report`` and ``doctor``."""
+"""The commands on a study: ``status``, ``watch``, ``rerun``, ``import``, ``unlock``, ``clean``, ``report`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -96,6 +96,70 @@ def rerun(
         os.execv(command[0], command)
     except OSError as error:
         raise InputError(f"snakemake cannot be started ({error.strerror}): name fewer cells, --stale FILTER") from None
+
+
+@app.command("import")
+def import_cells(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="The other group's results/STUDY, or a copy of it.", show_default=False),
+    ],
+    config: Config = [DEMO],  # noqa: B006 (typer copies it)
+    only: Only = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Check everything and copy nothing.")] = False,
+) -> None:
+    """Brings in cells that another group computed, checked and marked; status 1 when one is refused; run it in the repository.
+
+    A cell that is here, or is being trained, is never touched. Data sets must be preprocessed here.
+    """
+    from detpretrain import selector
+    from detpretrain.importing import plan as planning
+    from detpretrain.importing.run import carry_out, told
+
+    root = Path.cwd()
+    chosen = selector.load(config, root, only)
+    plan = planning.make(chosen, folder, config, lambda name: print(f"checking {name}", file=sys.stderr, flush=True))
+    names = [f"pre-training {item.training.name}" for item in plan.pretrainings]
+    names += [item.training.name for item in plan.cells]
+    count = 0
+    for name in names if dry_run else carry_out(plan, config, root):
+        count += 1
+        print(f"{name}: {'would be imported' if dry_run else 'imported'}", flush=True)
+    for name, reason in plan.refused:
+        print(f"{name}: refused: {reason}")
+    for line in told(plan, root):
+        print(line)
+    absent = f", {plan.absent} cells are not there" if plan.absent else ""
+    print(f"{'to import' if dry_run else 'imported'}: {count}, refused: {len(plan.refused)}{absent}")
+    if plan.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def unlock(
+    config: Config = [DEMO],  # noqa: B006 (typer copies it)
+    yes: Annotated[
+        bool, typer.Option("--yes", help="End them and remove the lock; without it they are only listed.")
+    ] = False,
+    wait: Annotated[float, typer.Option(min=1.0, help="Seconds that they have to save and end.")] = 300.0,
+) -> None:
+    """What a killed Snakemake left: Slurm jobs and trainings that live on, and its lock; run it in the repository."""
+    from rich.console import Console
+
+    from detpretrain import study
+    from detpretrain import unlock as unlocking
+
+    root = Path.cwd()
+    chosen = study.load(config, root)
+    found = unlocking.find(chosen, root)
+    unlocking.print_found(found, chosen, Console())
+    if not yes:
+        print("--yes ends what is in the table and removes Snakemake's lock")
+        return
+    sys.stdout.flush()
+    unlocking.end(found, root, wait)
+    unlocking.remove_lock(config, root)
+    print(f"ended {len(found.jobs)} jobs and {len(found.trainers)} trainings, unlocked the directory")
 
 
 @app.command()

@@ -30,6 +30,11 @@ def last_error(log: Path) -> str | None:
     return None
 
 
+def was_interrupted(log: Path) -> bool:
+    """Whether a job was ended by Ctrl-C, which is no failure."""
+    return any(line.startswith(NO_FAILURES) for line in _tail(log))
+
+
 def _tail(log: Path) -> list[str]:
     """The last lines of a file; a bar that a terminal would overwrite counts as lines."""
     try:

@@ -120,7 +120,7 @@ def _jobs(study: Study, estimates: Iterable[int]) -> int:
 
 
 def _memory(study: Study, plan: str, recipe: str) -> int:
-    """Of a node's training processes and their loaders; without a GPU also what a step keeps, counted as the reference network's."""
+    """Of a node's training processes and their loaders; without a GPU also what a step of the reference network keeps."""
     spec, entry, runtime = (
         parse_spec(plan, study.plan_spec(plan)),
         study.entry("recipes", recipe),

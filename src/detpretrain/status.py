@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from detpretrain import leaves, provenance, trainings
+from detpretrain import imported, leaves, provenance, snakemake_runs, trainings
 from detpretrain.attempts import Attempt, Run, attempts
 from detpretrain.files import read_json
+from detpretrain.imported import Imported
 from detpretrain.study import Cell, Study
 
 FRESH, SOURCE, RECIPE, MISSING = "fresh", "source changed", "recipe changed", "missing"
@@ -27,45 +29,53 @@ ENGINE_MODULES = {
 
 @dataclass(frozen=True)
 class CellState:
-    """``stages``: of those that are not fresh, the state by stage; ``recorded``: the provenance in ``metrics.json``."""
+    """``stages``: of those that are not fresh, the state by stage; ``recorded``: the provenance in ``metrics.json``;
+    ``imported``: None for results that were computed here.
+    """
 
     cell: Cell
     state: str
     stages: Mapping[str, str]
     recorded: Mapping[str, Any]
+    imported: Imported | None = None
 
 
 @dataclass(frozen=True)
 class Now:
-    """A cell or a pre-training at this moment; ``name``: the cell's path or ``INIT/BACKBONE``; ``stages``: why, by stage."""
+    """A cell or a pre-training at this moment; ``name``: the cell's path or ``INIT/BACKBONE``; ``stages``: why, by stage;
+    ``imported``: of the results that are there.
+    """
 
     name: str
     state: str
     stages: Mapping[str, str]
     run: Run | None = None
+    imported: Imported | None = None
 
 
 def now(study: Study, states: Sequence[CellState]) -> tuple[list[Now], list[Now]]:
     """Cells and pre-trainings, in the order of ``study.cells`` and ``study.pretrainings``; ``states``: ``cell_states``."""
     cells, pretrainings = trainings.of_study(study)
-    found = attempts([*cells, *pretrainings])
+    # the study's paths are relative to the working directory, and so is Snakemake's lock
+    found = attempts([*cells, *pretrainings], snakemake_runs.locked(Path.cwd()))
     judged = [(state.state, state.stages) for state in states]
     judged += [pretraining_state(study, init, backbone) for init, backbone in study.pretrainings]
+    marks = [state.imported for state in states] + [imported.of_pretraining(one.folder) for one in pretrainings]
     names = [training.name for training in (*cells, *pretrainings)]
-    moments = [_now(*three) for three in zip(names, judged, found, strict=True)]
+    moments = [_now(*four) for four in zip(names, judged, found, marks, strict=True)]
     return moments[: len(cells)], moments[len(cells) :]
 
 
-def _now(name: str, judged: tuple[str, Mapping[str, str]], attempt: Attempt) -> Now:
+def _now(name: str, judged: tuple[str, Mapping[str, str]], attempt: Attempt, mark: Imported | None) -> Now:
     """An attempt outweighs what is there of earlier ones."""
     state, stages = judged
     if attempt.run is not None:
-        return Now(name, RUNNING, stages, attempt.run)
+        return Now(name, RUNNING, stages, attempt.run, mark)
     if attempt.failed is not None:
-        return Now(name, FAILED, dict([attempt.failed]))
+        return Now(name, FAILED, dict([attempt.failed]), None, mark)
     if attempt.interrupted is not None and state == MISSING:
-        return Now(name, MISSING, {attempt.interrupted: INTERRUPTED})
-    return Now(name, state, stages)
+        return Now(name, MISSING, {attempt.interrupted: INTERRUPTED}, None, mark)
+    return Now(name, state, stages, None, mark)
 
 
 def cell_states(study: Study) -> list[CellState]:
@@ -81,7 +91,7 @@ def cell_state(study: Study, cell: Cell) -> CellState:
     # the checkpoint's provenance travels inside that of the fine-tuning that started from it
     recorded["pretrain"] = recorded.get("finetune", {}).get("pretrain") or {}
     state, stages = _judge(expected(study, cell), recorded)
-    return CellState(cell, state, stages, recorded)
+    return CellState(cell, state, stages, recorded, imported.of_cell(path.parent))
 
 
 def pretraining_state(study: Study, init: str, backbone: str) -> tuple[str, Mapping[str, str]]:
@@ -141,12 +151,14 @@ def _pretrain(study: Study, init: str, backbone: str) -> tuple[str, tuple[str, .
 
 
 def summary(states: Sequence[CellState]) -> list[dict[str, Any]]:
-    """Lines of the report's provenance table: how many cells share recipe, source, commit and state, by data set and detector."""
+    """Lines of the report's provenance table: how many cells share recipe, source, commit, state and origin, by data set and
+    detector.
+    """
     counts: Counter[tuple[Any, ...]] = Counter()
     for state in states:
         made = state.recorded.get("finetune", {})
         commit = (made.get("commit") or "unknown")[:10] + ("+changes" if made.get("dirty") else "")
         key = (state.cell.dataset, state.cell.detector, state.cell.init, made.get("source", "-"), commit, state.state)
-        counts[key] += 1
-    names = ("data set", "detector", "initialisation", "source", "commit", "state")
+        counts[*key, str(state.imported or "-")] += 1
+    names = ("data set", "detector", "initialisation", "source", "commit", "state", "imported from")
     return [{**dict(zip(names, key, strict=True)), "cells": count} for key, count in sorted(counts.items())]

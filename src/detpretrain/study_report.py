@@ -125,7 +125,10 @@ def _record(study: Study, state: CellState) -> CellRecord:
     }
     where = study.folder / "cells" / cell.path
     name = (cell.dataset, cell.detector, cell.init, cell.fold, cell.seed)
-    return CellRecord(*name, where, state.state, configuration, state.recorded)
+    provenance, origin = state.recorded, ""
+    if state.imported is not None:
+        provenance, origin = {**provenance, "imported": state.imported.content}, str(state.imported)
+    return CellRecord(*name, where, state.state, configuration, provenance, origin)
 
 
 def _training_seconds(log: Path) -> float:

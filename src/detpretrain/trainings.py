@@ -14,11 +14,12 @@ ENGINE_STATE = "nndet"  # a folder
 
 @dataclass(frozen=True)
 class Stage:
-    """A job: the result files that it makes in the training's folder, and its log."""
+    """A job: the result files that it makes in the training's folder, its log, and the benchmark, written if it ends well."""
 
     name: str
     results: frozenset[str]
     log: Path
+    benchmark: Path
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Training:
 
 
 def of_cell(study: Study, cell: Cell) -> Training:
-    log = f"{cell.path.replace('/', '-')}.log"
+    label = cell.path.replace("/", "-")
     files = {
         "finetune": {"model.pth", "log.csv"},
         "predict": {"raw_boxes.parquet"},
@@ -63,7 +64,7 @@ def of_cell(study: Study, cell: Cell) -> Training:
         cell.path,
         study.folder / "cells" / cell.path,
         study.work / cell.path,
-        tuple(Stage(name, frozenset(results), study.folder / "logs" / name / log) for name, results in files.items()),
+        tuple(_stage(study, name, frozenset(results), label) for name, results in files.items()),
         **({"state": ENGINE_STATE} if study.engine(cell.detector) else {}),
     )
 
@@ -74,8 +75,13 @@ def of_pretraining(study: Study, init: str, backbone: str) -> Training:
         f"{init}/{backbone}",
         study.folder / "pretrained" / init / backbone,
         study.work / "pretrained" / init / backbone,
-        (Stage("pretrain", results, study.folder / "logs" / "pretrain" / f"{init}-{backbone}.log"),),
+        (_stage(study, "pretrain", results, f"{init}-{backbone}"),),
     )
+
+
+def _stage(study: Study, name: str, results: frozenset[str], label: str) -> Stage:
+    log, benchmark = study.folder / "logs" / name / f"{label}.log", study.folder / "benchmarks" / name / f"{label}.tsv"
+    return Stage(name, results, log, benchmark)
 
 
 def of_study(study: Study) -> tuple[list[Training], list[Training]]:

@@ -92,6 +92,22 @@ def test_what_is_missing_or_stale_is_said(study):
     assert "1 of 6 cells do not come from today&#39;s source and configuration (source changed)" in text
 
 
+def test_imported_cells_are_said_in_every_table_at_the_top_and_on_their_pages(study):
+    cells = [replace(cell, imported="theirs") if cell.init == "mae" else cell for cell in study.cells]
+    output = run(study, cells=cells)
+    assert pd.read_csv(output / "main_table.csv").set_index("init")["imported_cells"].to_dict() == {
+        "scratch": 0, "mae": 2, "s3d_long_name": 0,
+    }  # fmt: skip
+    for name in ("main_table.md", "main_table.tex", "paper_table.md", "paper_table.tex"):
+        text = (output / name).read_text().replace(r"\_", "_")
+        assert "(data set, detector, init, seed): nodules retina_unet_resenc mae 0: 2." in text
+    page = (output / "report.html").read_text()
+    assert "2 of 6 cells were not computed here but imported from theirs: nodules-retina_unet_resenc-mae-fold0" in page
+    assert page.index("imported from theirs") < page.index('id="paper-table"')
+    assert page.count("fresh, imported") == 2
+    assert '<button type="button">imported cells</button>' in page
+
+
 def test_a_data_set_without_a_whole_row_shows_its_cells(study):
     other = replace(study.cells[0], dataset="later")
     folder = study.root / "cells" / "later" / Path(*study.cells[0].folder.parts[-3:])

@@ -138,6 +138,42 @@ def test_rows_whose_pretraining_saw_scored_patients_are_marked_and_explained(mak
     assert latex.index(r"\end{tabular}") < latex.index("no evidence")
 
 
+@pytest.fixture
+def make_imported(tmp_path):
+    def write_and_read(scores, imported):
+        pd.DataFrame(scores).to_csv(tmp_path / "scores.csv", index=False)
+        pd.DataFrame([], columns=list(difference_line())).to_csv(tmp_path / "differences.csv", index=False)
+        return tables.main_table(*tables.read_comparison(tmp_path), imported=imported)
+
+    return write_and_read
+
+
+def test_imported_cells_are_a_column_of_their_rows_and_a_note(make_imported):
+    scores = [
+        score_line(),
+        score_line(init="mae"),
+        score_line(init="mae", test_set="test"),
+        score_line(init="mae", seed=1),
+    ]
+    table = make_imported(scores, {("d_1", "net", "mae", 0): 2, ("elsewhere", "net", "mae", 0): 1})
+    assert table[["init", "seed", "test_set", "imported_cells"]].to_numpy().tolist() == [
+        ["mae", 0, "cv", 2],
+        ["scratch", 0, "cv", 0],
+        ["mae", 1, "cv", 0],
+        ["mae", 0, "test", 2],
+    ]
+    assert tables.readable(table, 0.95)["imported cells"].tolist() == ["2", "0", "0", "2"]
+    note = tables.imported_note(table)
+    assert note == "Cells that were computed elsewhere and imported (data set, detector, init, seed): d_1 net mae 0: 2."
+
+
+def test_without_imported_cells_there_is_no_column_and_no_note(make_imported):
+    table = make_imported([score_line()], {})
+    assert "imported_cells" not in table
+    assert "imported cells" not in tables.readable(table, 0.95)
+    assert tables.imported_note(table) == ""
+
+
 def test_without_overlap_there_is_no_mark_and_no_note(make):
     table = make([score_line()], [])
     assert tables.overlap_note(table) == ""

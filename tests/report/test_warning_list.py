@@ -47,6 +47,15 @@ def test_rows_that_chose_on_what_scores_them_are_named():
     assert line.endswith("d/x/i/seed0, d/x/i/seed1, d/x/i/seed2, d/x/i/seed3, d/x/i/seed4, d/x/i/seed5 and 1 more.")
 
 
+def test_imported_cells_are_told_by_their_origin(study):
+    cells = [replace(cell, imported="theirs (study a)") for cell in study.cells[:2]]
+    cells += [replace(study.cells[2], imported="others"), *study.cells[3:]]
+    one, two = warned(cells=cells)
+    assert one.startswith("1 of 6 cells was not computed here but imported from others: nodules-")
+    assert two.startswith("2 of 6 cells were not computed here but imported from theirs (study a): nodules-")
+    assert two.count("fold") == 2
+
+
 def test_few_patients_folds_and_objects_are_told():
     assert warned(scores={"folds": [1, 1]}) == [
         "d (cv): one fold: no spread over folds; the luck of its split is not in any interval."

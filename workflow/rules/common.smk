@@ -12,6 +12,7 @@ from snakemake.settings.types import DeploymentMethod
 from detpretrain import (
     containers,
     files,
+    imported,
     job_requests,
     leaves,
     provenance,

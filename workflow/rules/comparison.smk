@@ -84,6 +84,8 @@ rule report:
     params:
         recipe=leaves.recipe("report", leaves.compare(STUDY)),
         source=provenance.source_hash(("detpretrain.study_report",)),
+        # marks of imported cells are no outputs of a rule
+        imported=lambda wildcards: imported.marks(STUDY),
         page=files.digest(
             sorted(
                 [

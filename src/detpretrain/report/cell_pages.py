@@ -34,7 +34,8 @@ SCORES = ("AP@0.10", "mAP@0.10:0.50", "AP@0.50")
 @dataclass(frozen=True)
 class CellRecord:
     """What the report is told of a cell. ``folder``: holds log.csv, metrics.json and matches.parquet; ``state``: as
-    ``detpretrain status`` says; ``configuration`` and ``provenance`` are printed as they are.
+    ``detpretrain status`` says; ``configuration`` and ``provenance`` are printed as they are; ``imported``: where it comes from,
+    empty for one that was computed here.
     """
 
     dataset: str
@@ -46,6 +47,7 @@ class CellRecord:
     state: str
     configuration: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    imported: str = ""
 
     @property
     def anchor(self) -> str:
@@ -127,7 +129,7 @@ def cell_table(pages: Sequence[CellPage]) -> pd.DataFrame:
                 "fold": markupsafe.Markup('<a href="#{}">fold {}</a>').format(page.record.anchor, page.record.fold),
                 "seed": str(page.record.seed),
                 **dict(zip(page.columns, page.lines[0], strict=True)),
-                "state": page.record.state,
+                "state": f"{page.record.state}, imported" if page.record.imported else page.record.state,
             }
             for page in pages
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,10 +110,11 @@ def report(
             raise InputError(f"report: no task folder given for {dataset}: name it, the overlays show its images")
     confidence = float(scores["confidence"].iloc[0])
     cpm = _challenge_scores(rows)
-    table = tables.main_table(scores, differences, cpm)
+    table = tables.main_table(scores, differences, cpm, _imported_cells(cells))
     text, note = tables.readable(table, confidence), tables.overlap_note(table)
-    _write_main_table(table, text, note, output)
-    printed = _write_paper_table(scores, differences, output, chosen.reference, note)
+    notes = f"{note} {tables.imported_note(table)}".strip()
+    _write_main_table(table, text, notes, output)
+    printed = _write_paper_table(scores, differences, output, chosen.reference, notes)
     sections, films = _dataset_sections(datasets, rows, cells, scores, folder, tasks, output / "figures", chosen)
     inits = sorted({row.key.init for row in rows})
     references = pretraining_section.references(_citations(trained, inits, chosen))
@@ -141,6 +143,11 @@ def report(
         "bibliography": Download(output / "citations.bib"),
     }
     write_text(output / "report.html", write_page(chosen.template, values))
+
+
+def _imported_cells(cells: Sequence[CellRecord]) -> Counter[tuple[str, str, str, int]]:
+    """How many cells of each row (data set, detector, init, seed) were computed elsewhere."""
+    return Counter((cell.dataset, cell.detector, cell.init, cell.seed) for cell in cells if cell.imported)
 
 
 def _write_main_table(table: pd.DataFrame, text: pd.DataFrame, note: str, output: Path) -> None:
@@ -201,14 +208,14 @@ def _cited_datasets(datasets: Sequence[str], tasks: Mapping[str, Path]) -> dict[
 
 
 def _write_paper_table(
-    scores: pd.DataFrame, differences: pd.DataFrame, output: Path, reference: str, overlap_note: str
+    scores: pd.DataFrame, differences: pd.DataFrame, output: Path, reference: str, more: str
 ) -> PageTable:
-    """``paper_table.{csv,md,tex}``; returns the table as the page shows it."""
+    """``paper_table.{csv,md,tex}``, with ``more`` to say below; returns the table as the page shows it."""
     made = paper_table(scores, differences, reference)
     note = PAPER_NOTE.format(reference=reference)
     with atomic_path(output / "paper_table.csv") as temporary:
         made.values.to_csv(temporary)
-    notes = f"{note} {overlap_note}".strip()
+    notes = f"{note} {more}".strip()
     write_text(output / "paper_table.md", tables.to_markdown(made.written(MARKDOWN), notes))
     write_text(output / "paper_table.tex", tables.booktabs(made.written(LATEX), notes))
     return PageTable("Table as printed", note, made.written(HTML))

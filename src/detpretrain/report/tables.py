@@ -16,6 +16,7 @@ from detpretrain.evaluation import matches
 
 HEADLINE = "AP@0.10"
 CPM = "CPM"
+IMPORTED = "imported_cells"
 NOT_DEFINED = "–"
 OVERLAP_MARK = "†"
 _KEPT = ["patients", "objects", HEADLINE, f"{HEADLINE}_low", f"{HEADLINE}_high", "folds"]
@@ -67,12 +68,16 @@ def read_comparison(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def main_table(
-    scores: pd.DataFrame, differences: pd.DataFrame, cpm: Mapping[matches.Run, float] | None = None
+    scores: pd.DataFrame,
+    differences: pd.DataFrame,
+    cpm: Mapping[matches.Run, float] | None = None,
+    imported: Mapping[tuple[str, str, str, int], int] | None = None,
 ) -> pd.DataFrame:
     """One line per row and test set, numbers unrounded: scores, spread over folds, difference to the reference in AP@0.10.
 
     Ordered by data set and test set (``cv`` first), then detector, the reference init first. ``cpm``: the LUNA16 challenge's
-    score of the rows that have one; it is a column if there are any.
+    score of the rows that have one; ``imported``: how many cells of a row (data set, detector, init, seed) were computed
+    elsewhere. Each is a column if there are any.
     """
     of_headline = differences[differences["metric"] == HEADLINE].rename(columns=_DIFFERENCE)
     table = scores[[*KEY_COLUMNS, *_KEPT]].merge(
@@ -81,6 +86,9 @@ def main_table(
     if cpm:
         keys = table[KEY_COLUMNS].itertuples(index=False, name=None)
         table[CPM] = pd.Series([cpm.get(matches.Run(*key)) for key in keys], table.index, dtype="float64")
+    if imported:
+        rows = table[["dataset", "detector", "init", "seed"]].itertuples(index=False, name=None)
+        table[IMPORTED] = [imported.get(row, 0) for row in rows]
     compared = set(map(tuple, of_headline[KEY_COLUMNS].to_numpy()))
     order = table.assign(
         not_cv=table["test_set"] != "cv",
@@ -113,6 +121,7 @@ def readable(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
         CPM: table[CPM].map(number) if CPM in table else None,
         "patients": table["patients"].map(str),
         "objects": table["objects"].map(str),
+        "imported cells": table[IMPORTED].map(str) if IMPORTED in table else None,
     }
     return pd.DataFrame({name: list(values) for name, values in columns.items() if values is not None})
 
@@ -135,6 +144,18 @@ def overlap_note(table: pd.DataFrame) -> str:
         f"{OVERLAP_MARK} pre-trained on patients that are scored ({numbers}), accepted by accept_overlap: "
         "no evidence about pre-training."
     )
+
+
+def imported_note(table: pd.DataFrame) -> str:
+    """How many cells of which rows were computed elsewhere; empty without any."""
+    if IMPORTED not in table:
+        return ""
+    columns = ["dataset", "detector", "init", "seed", IMPORTED]
+    rows = sorted(table.loc[table[IMPORTED] > 0, columns].drop_duplicates().itertuples(index=False, name=None))
+    if not rows:
+        return ""
+    numbers = "; ".join(f"{' '.join(map(str, row[:-1]))}: {row[-1]}" for row in rows)
+    return f"Cells that were computed elsewhere and imported (data set, detector, init, seed): {numbers}."
 
 
 def to_markdown(table: pd.DataFrame, note: str = "") -> str:

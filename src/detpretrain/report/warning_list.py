@@ -29,6 +29,7 @@ def warning_list(
     return [
         *_missing(missing),
         *_stale(cells),
+        *_imported(cells),
         *([overlap_note] if overlap_note else []),
         *_optimistic(optimistic),
         *_few(scores),
@@ -55,6 +56,14 @@ def _optimistic(rows: Sequence[str]) -> Iterator[str]:
             f"Post-processing was chosen on the scored cases themselves, as nnDetection does, in {len(rows)} of the rows, "
             f"which are optimistic beside the others: {_named(rows)}."
         )
+
+
+def _imported(cells: Sequence[CellRecord]) -> Iterator[str]:
+    """One line per origin."""
+    for origin in sorted({cell.imported for cell in cells if cell.imported}):
+        named = [cell.anchor.removeprefix("cell-") for cell in cells if cell.imported == origin]
+        were = "was" if len(named) == 1 else "were"
+        yield f"{len(named)} of {len(cells)} cells {were} not computed here but imported from {origin}: {_named(named)}."
 
 
 def _few(scores: pd.DataFrame) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Cells that another group computed, brought into this study: checked, copied and marked."""
