@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.study
+
 ROW, OTHER_ROW = "smoke_nodules/retina_unet_resenc/mae", "smoke_nodules/retina_unet_resenc/scratch"
 
 

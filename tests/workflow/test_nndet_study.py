@@ -25,6 +25,8 @@ STATES = """
 import json, sys
 from pathlib import Path
 from detpretrain import status, study
+
+pytestmark = pytest.mark.study
 chosen = study.load(sys.argv[1:], Path("."))
 print(json.dumps([[state.cell.detector, state.state, dict(state.stages)] for state in status.cell_states(chosen)]))
 """
