@@ -19,14 +19,14 @@ from detpretrain import boxes as box_ops
 from detpretrain.evaluation.cases import Case
 from detpretrain.evaluation.metrics import evaluate
 
+pytestmark = pytest.mark.study
+
 OURS, THEIRS, INIT = "retina_unet_resenc", "retina_unet_resenc_nndet", "given"
 MODEL = "RetinaUNetFocalV002_ResEnc_TL_D3V002_3d_given"  # as nnDetection calls it
 STATES = """
 import json, sys
 from pathlib import Path
 from detpretrain import status, study
-
-pytestmark = pytest.mark.study
 chosen = study.load(sys.argv[1:], Path("."))
 print(json.dumps([[state.cell.detector, state.state, dict(state.stages)] for state in status.cell_states(chosen)]))
 """
