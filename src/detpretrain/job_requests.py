@@ -66,9 +66,9 @@ def prediction_memory(study: Study, dataset: str, detector: str) -> int:
     entry = study.entry("detectors", detector)
     if "engine" in entry:
         return ENGINE_MB
-    needed = GPU_PROCESS_MB if study.config["runtime"].get("gpus", 0) else PROCESS_MB
+    needed = GPU_PROCESS_MB if _on_gpu(study) else PROCESS_MB
     needed += _case_mb(study, dataset)
-    if not study.config["runtime"].get("gpus", 0):
+    if not _on_gpu(study):
         spec = parse_spec(entry["plan"], study.plan_spec(entry["plan"]))
         tiles = entry.get("inference", {}).get("tile_batch", memory_estimate.BATCH)
         needed += CPU_STEP * _step_mb(spec, spec.patch or PATCH) * tiles / memory_estimate.BATCH
@@ -132,10 +132,14 @@ def _memory(study: Study, plan: str, recipe: str) -> int:
     needed = (
         (GPU_PROCESS_MB if gpus else PROCESS_MB) * max(gpus, 1) + PREFETCHED * batch + workers * (LOADER_MB + batch)
     )
-    if not gpus:
+    if not _on_gpu(study):
         passed = math.ceil(entry["batch_size"] / entry.get("accumulate", 1))
         needed += CPU_STEP * _step_mb(spec, patch) * passed / memory_estimate.BATCH
     return _rounded(needed)
+
+
+def _on_gpu(study: Study) -> bool:
+    return study.config["runtime"].get("gpus", 0) > 0 and study.config["runtime"].get("device") != "cpu"
 
 
 def _rounded(megabytes: float) -> int:

@@ -66,7 +66,9 @@ def test_a_training_asks_for_its_processes(job_of, rule, runtime, expected):
     job = job_of(rule, runtime)
     asked = sbatch(job)
     assert {word for word in asked if word.startswith(TASKS)} == expected
-    assert str(16000 * max(runtime["gpus"] // runtime.get("nodes", 1), 1)) in asked  # MB of each node
+    assert str(job.resources.mem_mb) in asked
+    process = 1500 if runtime.get("device") == "cpu" else 5000
+    assert job.resources.mem_mb >= process * max(runtime["gpus"] // runtime.get("nodes", 1), 1)  # of each node
     # over nodes: Snakemake runs in the batch script and leaves the steps to the training; else in a step of the whole job
     assert ("mpi" in job.resources) == ("nodes" in runtime)
     if "nodes" not in runtime:
