@@ -11,7 +11,7 @@ PIP := 26.3
 export PYTHONDONTWRITEBYTECODE :=
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo grid bench-stats test demo-check ddp-test study-test slurm-test lint format smoke bench bench-overfit real-mr clean-venv
+.PHONY: demo grid bench-stats test demo-check ddp-test slow-test slurm-test lint format smoke bench bench-overfit real-mr clean-venv
 
 demo: $(STAMP)
 	$(ONE_THREAD) $(BIN)/snakemake --cores $(CORES)
@@ -38,9 +38,9 @@ demo-check: $(STAMP)
 ddp-test: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m pytest -m ddp tests/training/test_distributed.py
 
-# whole studies that the tests leave out for time: cells of another group brought in, rows of nnDetection's stand-in
-study-test: $(STAMP)
-	$(ONE_THREAD) $(BIN)/python -m pytest -m study tests/workflow
+# what takes minutes each: whole studies with given checkpoints, cells of another group, rows of nnDetection's stand-in
+slow-test: $(STAMP)
+	$(ONE_THREAD) $(BIN)/python -m pytest -m slow
 
 # studies through a real Slurm of one node, which is started for it; half an hour
 slurm-test: $(STAMP)

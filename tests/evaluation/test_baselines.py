@@ -54,6 +54,7 @@ def test_the_demo_has_enough_objects_and_cases_without():
     assert 0 < counts.count(0) <= len(counts) / 4
 
 
+@pytest.mark.slow
 def test_thresholding_fails_on_the_demo_at_its_best():
     ranges = {0.7: (-750, -730), 1.0: (-775, -755, -740), 1.4: (-790, -770)}
     found = {

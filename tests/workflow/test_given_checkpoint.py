@@ -9,6 +9,8 @@ import yaml
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MARK = "†"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(finished, tmp_path_factory, serve_hub):

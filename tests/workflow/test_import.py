@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-pytestmark = pytest.mark.study
+pytestmark = pytest.mark.slow
 
 ROW, OTHER_ROW = "smoke_nodules/retina_unet_resenc/mae", "smoke_nodules/retina_unet_resenc/scratch"
 

@@ -19,7 +19,7 @@ from detpretrain import boxes as box_ops
 from detpretrain.evaluation.cases import Case
 from detpretrain.evaluation.metrics import evaluate
 
-pytestmark = pytest.mark.study
+pytestmark = pytest.mark.slow
 
 OURS, THEIRS, INIT = "retina_unet_resenc", "retina_unet_resenc_nndet", "given"
 MODEL = "RetinaUNetFocalV002_ResEnc_TL_D3V002_3d_given"  # as nnDetection calls it
