@@ -92,7 +92,10 @@ def test_what_runs_and_what_failed_is_listed(smoke):
     assert row[4:] == ["0", "0", "0", "1", "1", "1", "no"]
 
 
-def test_json_tells_every_cell_and_what_runs(repository, smoke):
+def test_json_tells_every_cell_and_what_runs(repository, smoke, monkeypatch):
+    monkeypatch.setattr(
+        "detpretrain.lock_file.shutil.which", lambda _: None
+    )  # a Slurm of this machine knows no such job
     record(smoke, smoke.cells[0], evaluate={"source": "old"})
     running = trainings.of_cell(smoke, smoke.cells[1])
     lock(running.work, host="elsewhere", pid=4)

@@ -36,7 +36,7 @@ def carry_out(plan: Plan, config: Sequence[Path], root: Path) -> Iterator[str]:
 def _bring(name: str, item: Item, plan: Plan) -> Iterator[str]:
     """Under the lock of the training, so that nobody trains it meanwhile."""
     try:
-        with CellLock(item.training.work):
+        with CellLock(item.training.work, trains=False):
             place(item.source, item.training.folder, item.stages, item.mark, item.inputs, item.benchmarks)
     except InputError as error:
         plan.refused.append((name, str(error)))

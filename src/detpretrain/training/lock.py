@@ -25,9 +25,12 @@ class CellLock:
     Same host: a holder whose process is gone (or whose process id was given to another process since) is taken over at once.
     Other host: the scheduler is asked about its job; without an answer the lock is respected until it is stale. What a batch job
     leaves behind, another one that is requeued under the same number takes over.
+
+    ``trains``: whether who holds it is a trainer, which is noted (``trainers``).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, trains: bool = True) -> None:
+        self.trains = trains
         self.path = folder / NAME
         self._since = time.time()
         self._stop = threading.Event()
@@ -37,7 +40,8 @@ class CellLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while not self._take():
             self._remove_if_dead()
-        trainers.begin(self.path.parent, self._identity())
+        if self.trains:
+            trainers.begin(self.path.parent, self._identity())
         self._beat = threading.Thread(target=self._heartbeat, daemon=True)
         self._beat.start()
         return self
@@ -46,9 +50,10 @@ class CellLock:
         self._stop.set()
         if self._beat is not None:
             self._beat.join()
-        # a loader process that the kernel killed shows as an error of another kind: the scheduler knows
-        by_itself = kind is None or issubclass(kind, SystemExit | InputError)
-        trainers.end(self.path.parent, False if by_itself else issubclass(kind, MemoryError) or None)
+        if self.trains:
+            # a loader process that the kernel killed shows as an error of another kind: the scheduler knows
+            by_itself = kind is None or issubclass(kind, SystemExit | InputError)
+            trainers.end(self.path.parent, False if by_itself else issubclass(kind, MemoryError) or None)
         if self._is_ours():
             self.path.unlink(missing_ok=True)
 
