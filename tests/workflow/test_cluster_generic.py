@@ -97,6 +97,7 @@ def test_profile_says_how_to_submit_ask_and_cancel(scheduler):
     assert set(found["default-resources"]) == {"gpu", "mem_mb", "runtime"}  # what the submission names
 
 
+@pytest.mark.slow
 @NEEDS_PLUGIN
 @pytest.mark.parametrize("scheduler", ["pbs", "lsf"])
 def test_jobs_go_through_the_scheduler_with_their_resources(tmp_path, scheduler):

@@ -87,6 +87,7 @@ def source_of(repository):
     return f"{repository.root / 'src'} 1\n"
 
 
+@pytest.mark.slow
 def test_a_job_runs_in_the_image_with_the_source_of_the_checkout(repository, stand_in, image, place, tmp_path):
     told, used = stand_in("apptainer", APPTAINER)
     target, study = place
@@ -110,6 +111,7 @@ def test_without_an_image_the_run_ends_in_one_line(repository, stand_in, place):
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_a_job_runs_in_conda_s_environment_with_the_source_of_the_checkout(repository, stand_in, place):
     told, used = stand_in("conda", CONDA)
     target, study = place

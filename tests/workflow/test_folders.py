@@ -31,6 +31,7 @@ def test_other_folders_plan_the_same_jobs_on_the_same_files(repository, apart):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_preparation_writes_data_to_their_folder_and_logs_to_the_results(repository, apart, tmp_path):
     places, study = apart
     (tmp_path / "shards.yaml").write_text("runtime: {shards: {smoke_nodules: 2}}\n")

@@ -94,6 +94,7 @@ def test_work_lies_with_the_results_and_may_move_without_a_rerun(finished, tmp_p
     assert repository.planned(*files, place) == []
 
 
+@pytest.mark.slow
 def test_data_may_move_without_a_rerun(finished, tmp_path):
     """Behind a link; by another name of the folder, Snakemake has to be told that other names of inputs are no other inputs."""
     repository, results, study = finished
