@@ -197,6 +197,9 @@ def main() -> None:
     config = {"study": "bench", "size": "full", "datasets": ["phantom_nodules"], "rows": rows}
     chosen = study.assemble(config, ROOT, "bench")
     for name in arguments.detector:
+        if engine := chosen.engine(name):
+            parser.error(f"{name}: engine {engine} takes this step in its own program: measure it there")
+    for name in arguments.detector:
         print(json.dumps(measured(chosen, name, arguments), indent=1), flush=True)
 
 

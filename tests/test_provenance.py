@@ -35,14 +35,17 @@ def package(tmp_path, monkeypatch):
         path.write_text(textwrap.dedent(text))
     monkeypatch.setattr(provenance, "PACKAGE", root)
     provenance.source_hash.cache_clear()
+    provenance._parsed.cache_clear()  # two states of a file may bear one time of change
     provenance._commit.cache_clear()
     yield root
     provenance.source_hash.cache_clear()
+    provenance._parsed.cache_clear()  # two states of a file may bear one time of change
     provenance._commit.cache_clear()
 
 
 def source(*modules):
     provenance.source_hash.cache_clear()
+    provenance._parsed.cache_clear()  # two states of a file may bear one time of change
     return provenance.source_hash(modules)
 
 

@@ -1,9 +1,10 @@
-"""The one exception for bad input, and how a command line ends because of it."""
+"""The one exception for bad input, the hint in its message, and how a command line ends because of it."""
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
@@ -11,6 +12,13 @@ class InputError(ValueError):
 
     Everything else that is raised is a defect of the program and keeps its traceback.
     """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``: did you mean 'x'?`` or the list of what exists, for the end of a message."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(known)}"
 
 
 def exit_on_input_error(main: Callable[[], int | None]) -> None:

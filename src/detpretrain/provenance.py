@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -57,23 +58,41 @@ def _classes(value: Any) -> Iterator[str]:
 def source_hash(modules: tuple[str, ...]) -> str:
     """Hash of the modules and of everything they import from this package; comments and formatting do not change it."""
     digest = hashlib.sha256()
-    for path, tree in sorted(closure(modules).items()):
-        dump = ast.dump(tree, include_attributes=False)
-        digest.update(f"{path.relative_to(PACKAGE)}\0{dump}\0".encode())
+    for path in sorted(closure(modules)):
+        digest.update(f"{path.relative_to(PACKAGE)}\0{_source(path).code}\0".encode())
     return digest.hexdigest()[:12]
 
 
-def closure(modules: Iterable[str]) -> dict[Path, ast.Module]:
-    """Files of the package that the modules import, directly or not, themselves included, parsed; no other packages."""
-    found: dict[Path, ast.Module] = {}
+def closure(modules: Iterable[str]) -> set[Path]:
+    """Files of the package that the modules import, directly or not, themselves included; no other packages."""
+    found: set[Path] = set()
     waiting = [path for name in modules for path in _files(name)]
     while waiting:
         path = waiting.pop()
-        if path in found:
-            continue
-        found[path] = ast.parse(path.read_text(encoding="utf-8"))
-        waiting.extend(_imported(found[path]))
+        if path not in found:
+            found.add(path)
+            waiting.extend(_source(path).imports)
     return found
+
+
+@dataclass(frozen=True)
+class _Source:
+    """``code``: digest of a file without comments and formatting; ``imports``: the package's files that it names."""
+
+    code: str
+    imports: tuple[Path, ...]
+
+
+def _source(path: Path) -> _Source:
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(path: Path, changed: int) -> _Source:
+    """Once for each state of a file: closures of different stages share most of theirs."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    code = hashlib.sha256(ast.dump(tree, include_attributes=False).encode()).hexdigest()
+    return _Source(code, tuple(_imported(tree)))
 
 
 def _imported(tree: ast.Module) -> list[Path]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from detpretrain import study
-from detpretrain.errors import InputError
-from detpretrain.study import Cell, Study, nearest
+from detpretrain.errors import InputError, nearest
+from detpretrain.study import Cell, Study
 
 # what a cell is known by under each key
 NAMES: Mapping[str, Callable[[Cell], tuple[str, ...]]] = {

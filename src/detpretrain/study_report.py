@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from detpretrain import leaves, status
-from detpretrain.comparison.compare import compare
 from detpretrain.comparison.settings import CompareSettings
 from detpretrain.errors import InputError
 from detpretrain.files import read_json
@@ -23,7 +22,9 @@ from detpretrain.tasks import read_splits
 NAMED = 3
 
 
-def write_report(study: Study, root: Path, comparison: Path, rows: Sequence[Row], output: Path) -> list[str]:
+def write_report(
+    study: Study, root: Path, comparison: Path, rows: Sequence[Row], output: Path, processes: int = 1
+) -> list[str]:
     """Writes the report of ``rows``, which ``comparison`` (a folder) compares, and of all cells that are finished.
 
     ``root``: of the repository, for published numbers. Returns the names of what the study has and its results lack.
@@ -59,6 +60,7 @@ def write_report(study: Study, root: Path, comparison: Path, rows: Sequence[Row]
         output,
         settings,
         pretrained,
+        processes,
     )
     return missing
 
@@ -69,6 +71,9 @@ def report_so_far(study: Study, root: Path, output: Path) -> list[str]:
     Raises:
         InputError: no row is whole, or the patients of a row were not checked against its pre-training's.
     """
+    # here: the workflow's report does without, and statsmodels takes seconds
+    from detpretrain.comparison.compare import compare
+
     rows = [row for row in study.rows if (study.folder / "rows" / row.path / "metrics.json").exists()]
     if not rows:
         raise InputError(f"{study.folder / 'rows'}: no row of the study is whole yet: let the workflow finish one")

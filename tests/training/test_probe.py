@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from detpretrain.datasets.prepare import prepare
 from detpretrain.errors import InputError
-from detpretrain.files import read_json
+from detpretrain.files import read_json, write_json
 from detpretrain.models.factory import build_backbone
 from detpretrain.preprocessing.plan import plan_task
 from detpretrain.preprocessing.run import preprocess_task
@@ -174,8 +174,8 @@ def test_informative_features_beat_useless_ones(cubes):
     assert found["classes"] == ["background", "left", "right"]
     assert found["pretrained"]["balanced_accuracy"] == [1.0, 1.0]
     assert found["random"]["balanced_accuracy"] == pytest.approx([1 / 3, 1 / 3])
-    assert found["difference"] == pytest.approx(2 / 3)
-    assert found["beats_random"] is True
+    judged = probe.judged(found["pretrained"], found["random"])
+    assert judged == {"difference": pytest.approx(2 / 3), "beats_random": True}
     assert found["voxels"] == {"train": 180, "val": 300}
     assert found["pretrained"]["per_class"]["left"] == {"recall": [1.0, 1.0], "dice": [1.0, 1.0]}
 
@@ -183,8 +183,9 @@ def test_informative_features_beat_useless_ones(cubes):
 def test_a_win_must_hold_in_every_repeat(cubes):
     encoders = {"pretrained": lambda repeat: Identity() if repeat else Useless(), "random": lambda repeat: Useless()}
     found = probed(cubes, encoders, train_voxels=90, val_voxels=300, repeats=2)
-    assert found["difference"] > 0
-    assert found["beats_random"] is False
+    judged = probe.judged(found["pretrained"], found["random"])
+    assert judged["difference"] > 0
+    assert judged["beats_random"] is False
 
 
 def test_encoders_are_frozen_while_they_are_probed(cubes):
@@ -239,17 +240,45 @@ def restore_torch():
     torch.use_deterministic_algorithms(deterministic)
 
 
+def job_on(organs, settings, signature="abc"):
+    return probe.Job(
+        backbone=BACKBONE,
+        preprocessed=organs / "preprocessed",
+        splits=organs / "task" / "splits.json",
+        settings=settings,
+        seed=0,
+        signature=signature,
+        runtime=Runtime("cpu"),
+    )
+
+
+def run_both(job, checkpoint, folder):
+    probe.probe_baseline(job, folder / "baseline.json")
+    probe.probe_checkpoint(job, checkpoint, folder / "baseline.json", folder / "probe.json")
+    return read_json(folder / "probe.json")
+
+
+def test_a_baseline_of_another_recipe_is_not_compared_with(organs, tmp_path):
+    write_json(tmp_path / "baseline.json", {"provenance": {"recipe": "other"}})
+    with pytest.raises(InputError, match=r"baseline\.json: was probed by another recipe: run probe_baseline again"):
+        probe.probe_checkpoint(job_on(organs, {}), tmp_path / "c.pth", tmp_path / "baseline.json", tmp_path / "p.json")
+
+
 def test_the_checkpoint_is_compared_with_other_random_weights_in_every_repeat(
     organs, tmp_path, restore_torch, monkeypatch
 ):
     given = {}
-    monkeypatch.setattr(probe, "probe", lambda encoders, *rest: given.update(encoders) or {})
+
+    def keep(encoders, *rest):
+        given.update(encoders)
+        return {name: {"balanced_accuracy": [0.5]} for name in encoders}
+
+    monkeypatch.setattr(probe, "probe", keep)
     plan = read_json(organs / "plan.json")
     backbone = build_backbone(BACKBONE, plan)
     network = backbone.unet(1, 1)
     adaptation.write_pretrained(tmp_path / "c.pth", network, backbone, plan, [], {})
-    arguments = (organs / "preprocessed", organs / "task" / "splits.json", {}, 0, tmp_path / "probe.json", 1)
-    probe.probe_checkpoint(tmp_path / "c.pth", BACKBONE, *arguments, signature="abc", runtime=Runtime("cpu"))
+    run_both(job_on(organs, {}), tmp_path / "c.pth", tmp_path)
 
     def weights(encoder):
         return encoder.stages[1].state_dict()["blocks.0.conv1.conv.weight"]
@@ -269,10 +298,9 @@ def test_probe_of_a_checkpoint_from_file_to_file(organs, tmp_path, restore_torch
     adaptation.write_pretrained(tmp_path / "c.pth", backbone.unet(1, 1), backbone, plan, [], {"recipe": "of pretrain"})
     settings = {"train_voxels": 70, "val_voxels": 400, "repeats": 2}
     results = []
-    for name in ("one.json", "two.json"):
-        arguments = (organs / "preprocessed", organs / "task" / "splits.json", settings, 0, tmp_path / name, 1)
-        probe.probe_checkpoint(tmp_path / "c.pth", BACKBONE, *arguments, signature="abc", runtime=Runtime("cpu"))
-        results.append(read_json(tmp_path / name))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        results.append(run_both(job_on(organs, settings), tmp_path / "c.pth", tmp_path / name))
     record = results[0].pop("provenance")
     assert (record["recipe"], record["seed"], record["pretrain"]) == ("abc", 0, {"recipe": "of pretrain"})
     results[1].pop("provenance")

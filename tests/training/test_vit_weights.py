@@ -16,7 +16,7 @@ from detpretrain.pretraining.token_mae import TokenMAE
 from detpretrain.training import adaptation, checkpoints, inspection, vit_weights
 from detpretrain.training.export import export
 from detpretrain.training.pretrain import Corpus, Outputs, Pretraining, pretrain
-from detpretrain.training.probe import features, probe_checkpoint
+from detpretrain.training.probe import Job, features, probe_baseline, probe_checkpoint
 from detpretrain.training.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -302,10 +302,17 @@ def test_a_transformer_is_pre_trained_and_probed(smoke_job, corpus, organs, tmp_
     (score,) = read_json(outputs.assessment)["scores"]
     assert score["baseline_name"] == "neighbour-mean in-fill"
     settings = {"train_voxels": 60, "val_voxels": 60, "repeats": 1}
-    splits, probed = organs / "task" / "splits.json", tmp_path / "probe.json"
-    probe_checkpoint(
-        outputs.checkpoint, job.backbone, organs / "preprocessed", splits, settings, 0, probed, 1, signature="s"
+    probed, baseline = tmp_path / "probe.json", tmp_path / "baseline.json"
+    probe = Job(
+        backbone=job.backbone,
+        preprocessed=organs / "preprocessed",
+        splits=organs / "task" / "splits.json",
+        settings=settings,
+        seed=0,
+        signature="s",
     )
+    probe_baseline(probe, baseline)
+    probe_checkpoint(probe, outputs.checkpoint, baseline, probed)
     assert read_json(probed)["pretrained"]["features"] == [
         job.backbone["dim"]
     ]  # the tokens' map, without a fresh pyramid

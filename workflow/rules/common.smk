@@ -60,7 +60,8 @@ NODES = RUNTIME.get("nodes")
 PROCESSES_PER_NODE = max(RUNTIME.get("gpus", 0), 1) // (NODES or 1)  # of a training
 # of one process where the job asks for its processes as tasks
 TRAINING_THREADS = (1 + LOADERS) * (1 if NODES else PROCESSES_PER_NODE)
-PROBE = ["probe.json"] if "probe" in STUDY.config else []
+PROBED = STUDY.config.get("probe", {}).get("dataset")
+PROBE = ["probe.json"] if PROBED else []
 FAITHFUL_SWEEP = STUDY.config["evaluation"].get("faithful_sweep", False)
 
 # What says only where things lie and how jobs run stays out of the rules' text and params, so that another place does not
@@ -97,8 +98,9 @@ ENGINES = ":".join(
 ENGINES_LAST = f'PATH="$PATH":{shlex.quote(ENGINES)} ' if ENGINES else ""
 # glibc gives the memory of large tensors back and asks for it again in every step: a tenth of a training's time on a CPU
 MALLOC = "MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=1073741824"
+# the first of them is Snakemake's own prefix, which this one replaces
 shell.prefix(
-    f"{INTERPRETER}export {ENGINES_LAST}{MALLOC} SCRIPTS={SCRIPTS} STUDY={STUDY_FILES}; ".replace(
+    f"set -euo pipefail; {INTERPRETER}export {ENGINES_LAST}{MALLOC} SCRIPTS={SCRIPTS} STUDY={STUDY_FILES}; ".replace(
         "{", "{{"
     ).replace(
         "}", "}}"

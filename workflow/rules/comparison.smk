@@ -77,7 +77,7 @@ rule report:
         f"{TOGETHER}/benchmarks/report.tsv"
     conda:
         "../../envs/environment.yaml"
-    threads: 1
+    threads: 2
     resources:
         mem_mb=8000,
         runtime=60,
@@ -97,4 +97,4 @@ rule report:
         only=ONLY_ARGUMENT,
     shell:
         'python "$SCRIPTS/report.py" --config "$STUDY" {params.only} --recipe {params.recipe} --comparison {input.scores} '
-        "--output {output.report} > {log} 2>&1"
+        "--output {output.report} --processes {threads} > {log} 2>&1"

@@ -107,11 +107,45 @@ rule pretrain:
         "--preview {output.preview} > {log} 2>&1"
 
 
+rule probe_baseline:
+    input:
+        index=f"{DATA}/{PROBED}/{{plan}}/preprocessed/index.json",
+        splits=f"{DATA}/{PROBED}/task/splits.json",
+    output:
+        f"{HERE}/probe_baselines/{{backbone}}-{{plan}}.json",
+    log:
+        f"{HERE}/logs/probe_baseline/{{backbone}}-{{plan}}.log",
+    benchmark:
+        f"{HERE}/benchmarks/probe_baseline/{{backbone}}-{{plan}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards: max(
+            pretrain_memory(init)
+            for init, _ in STUDY.pretrainings
+            if method_plan(init) == wildcards.plan
+        ),
+        runtime=240,
+        gpu=min(GPUS, 1),
+    params:
+        recipe=lambda wildcards: leaves.recipe(
+            "probe", leaves.probe(STUDY, wildcards.backbone)
+        ),
+    shell:
+        'python "$SCRIPTS/probe.py" --config "$STUDY" --backbone {wildcards.backbone} --recipe {params.recipe} '
+        "--index {input.index} --splits {input.splits} --output {output} --threads {threads} > {log} 2>&1"
+
+
 rule probe:
     input:
         checkpoint=f"{HERE}/pretrained/{{init}}/{{backbone}}/checkpoint.pth",
-        index=lambda wildcards: f"{DATA}/{STUDY.config['probe']['dataset']}/{method_plan(wildcards.init)}/preprocessed/index.json",
-        splits=lambda wildcards: f"{DATA}/{STUDY.config['probe']['dataset']}/task/splits.json",
+        # of the same recipe; made again, it is no reason to probe again what is as it was
+        baseline=lambda wildcards: ancient(
+            f"{HERE}/probe_baselines/{wildcards.backbone}-{method_plan(wildcards.init)}.json"
+        ),
+        index=lambda wildcards: f"{DATA}/{PROBED}/{method_plan(wildcards.init)}/preprocessed/index.json",
+        splits=f"{DATA}/{PROBED}/task/splits.json",
     output:
         f"{HERE}/pretrained/{{init}}/{{backbone}}/probe.json",
     log:
@@ -131,8 +165,8 @@ rule probe:
         ),
     shell:
         'python "$SCRIPTS/probe.py" --config "$STUDY" --backbone {wildcards.backbone} --recipe {params.recipe} '
-        "--checkpoint {input.checkpoint} --index {input.index} --splits {input.splits} --output {output} "
-        "--threads {threads} > {log} 2>&1"
+        "--checkpoint {input.checkpoint} --baseline {input.baseline} --index {input.index} --splits {input.splits} "
+        "--output {output} --threads {threads} > {log} 2>&1"
 
 
 rule finetune:

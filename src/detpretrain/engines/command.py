@@ -8,12 +8,13 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from detpretrain.engine_entries import REMEDY, executable
 from detpretrain.errors import InputError
+from detpretrain.termination import noticing_termination
 
 STOPPED_BY_SIGNAL, STOPPED_BY_BUDGET = 143, 75  # as training.loop ends
 LOOK_SECONDS = 0.2
@@ -48,7 +49,7 @@ def run(command: Sequence[object], environment: Mapping[str, str], log: Path, de
     program = executable(words[0])
     surroundings = {**environment, "PATH": f"{Path(program).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"}
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as output, _terminated() as terminated:
+    with open(log, "ab") as output, noticing_termination() as terminated:
         output.write(f"$ {' '.join(words)}\n".encode())
         output.flush()
         start = output.tell()
@@ -103,14 +104,3 @@ def _last_line(log: Path, start: int) -> str:
         lines = COLOURS.sub("", handle.read().decode(errors="replace")).splitlines()
     said = [line.strip() for line in lines if line.strip()]
     return said[-1][:SHOWN] if said else "it said nothing"
-
-
-@contextmanager
-def _terminated() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM into a question as long as the command runs; the previous handler comes back afterwards."""
-    received: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, previous)

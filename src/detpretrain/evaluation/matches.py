@@ -122,27 +122,30 @@ def metrics(table: pd.DataFrame, num_classes: int, absent_class: AbsentClass = "
 
 def matched_cases(table: pd.DataFrame) -> list[MatchedCase]:
     """The matching of the one evaluation in ``table``, cases in their order; ``source`` counts detections of the table."""
-    return [_matched(str(case), lines) for case, lines in _by_case(table)]
+    names = _case_names(table)
+    truths = _by_case(table, "truth", names, ["truth", "class", "ignored"])
+    detections = _by_case(table, "detection", names, ["class", "score", *TRUTH_AT, *IOU_AT])
+    return [_matched(*of_case) for of_case in zip(names, truths, detections, strict=True)]
 
 
 def cases(table: pd.DataFrame) -> list[Case]:
     """The cases of the one evaluation in ``table``, boxes in mm, scored detections only."""
-    rebuilt = []
-    for name, lines in _by_case(table):
-        truths, detections = lines[lines["kind"] == "truth"], lines[lines["kind"] == "detection"]
-        rebuilt.append(
-            Case(
-                image_id=str(name),
-                gt_boxes=truths[SIDES].to_numpy(np.float64),
-                gt_labels=truths["class"].to_numpy(np.int64),
-                gt_ignore=truths["ignored"].to_numpy(bool),
-                pred_boxes=detections[SIDES].to_numpy(np.float64),
-                pred_labels=detections["class"].to_numpy(np.int64),
-                pred_scores=detections["score"].to_numpy(np.float64),
-                gt_ids=truths["truth"].to_numpy(np.int64),
-            )
+    names = _case_names(table)
+    truths = _by_case(table, "truth", names, ["truth", "class", "ignored", *SIDES])
+    detections = _by_case(table, "detection", names, ["class", "score", *SIDES])
+    return [
+        Case(
+            image_id=name,
+            gt_boxes=np.stack([objects[side] for side in SIDES], axis=1).astype(np.float64),
+            gt_labels=objects["class"].astype(np.int64),
+            gt_ignore=objects["ignored"].astype(bool),
+            pred_boxes=np.stack([found[side] for side in SIDES], axis=1).astype(np.float64),
+            pred_labels=found["class"].astype(np.int64),
+            pred_scores=found["score"].astype(np.float64),
+            gt_ids=objects["truth"].astype(np.int64),
         )
-    return rebuilt
+        for name, objects, found in zip(names, truths, detections, strict=True)
+    ]
 
 
 def _columns(case: Case, info: CaseInfo) -> dict[str, list[NDArray]]:
@@ -169,27 +172,36 @@ def _columns(case: Case, info: CaseInfo) -> dict[str, list[NDArray]]:
     return columns
 
 
-def _by_case(table: pd.DataFrame) -> Any:
+def _case_names(table: pd.DataFrame) -> list[str]:
     names = table.loc[table["kind"] == "case", "case"]
     if names.duplicated().any():
         raise ValueError(f"case {names[names.duplicated()].iloc[0]} occurs twice: choose the lines of one evaluation")
-    return table.groupby("case", sort=False)
+    return [str(name) for name in table["case"].unique()]
 
 
-def _matched(case: str, lines: pd.DataFrame) -> MatchedCase:
-    truths, detections = lines[lines["kind"] == "truth"], lines[lines["kind"] == "detection"]
-    position = pd.Index(truths["truth"].to_numpy(np.int64))
-    ids = detections[TRUTH_AT].to_numpy(np.float64, na_value=np.nan).T
+def _by_case(table: pd.DataFrame, kind: str, names: Sequence[str], columns: Sequence[str]) -> list[dict[str, NDArray]]:
+    """Of each case its lines of a kind, as an array a column: the table is cut up once, not a frame for each case."""
+    lines = table[table["kind"] == kind]
+    place = pd.Index(names).get_indexer(lines["case"])
+    order = np.argsort(place, kind="stable")
+    bounds = np.searchsorted(place[order], np.arange(1, len(names)))
+    arrays = {name: np.split(lines[name].to_numpy(np.float64, na_value=np.nan)[order], bounds) for name in columns}
+    return [{name: parts[at] for name, parts in arrays.items()} for at in range(len(names))]
+
+
+def _matched(case: str, truths: Mapping[str, NDArray], detections: Mapping[str, NDArray]) -> MatchedCase:
+    position = pd.Index(truths["truth"].astype(np.int64))
+    ids = np.stack([detections[name] for name in TRUTH_AT])
     truth = np.where(np.isnan(ids), -1, position.get_indexer(ids.ravel()).reshape(ids.shape))
     return MatchedCase(
         image_id=case,
-        labels=detections["class"].to_numpy(np.int64),
-        scores=detections["score"].to_numpy(np.float64),
-        source=np.arange(len(detections)),
+        labels=detections["class"].astype(np.int64),
+        scores=detections["score"],
+        source=np.arange(len(detections["score"])),
         truth=truth,
-        iou=np.nan_to_num(detections[IOU_AT].to_numpy(np.float64).T),
-        object_labels=truths["class"].to_numpy(np.int64),
-        object_ignored=truths["ignored"].to_numpy(bool),
+        iou=np.nan_to_num(np.stack([detections[name] for name in IOU_AT])),
+        object_labels=truths["class"].astype(np.int64),
+        object_ignored=truths["ignored"].astype(bool),
     )
 
 

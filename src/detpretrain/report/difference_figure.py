@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from detpretrain.report.style import REFERENCE_COLOUR, init_styles, new_figure, save, style
+from detpretrain.report.figure_files import save
+from detpretrain.report.style import REFERENCE_COLOUR, init_styles, new_figure, style
 from detpretrain.report.tables import HEADLINE, marked
 
 LEVEL = 0.05

@@ -16,7 +16,8 @@ from detpretrain.comparison.row_metrics import WHOLE
 from detpretrain.comparison.rows import KEY, Row, froc_points
 from detpretrain.evaluation.froc import FPPI
 from detpretrain.evaluation.matches import Run
-from detpretrain.report.style import init_styles, new_figure, save, style
+from detpretrain.report.figure_files import save
+from detpretrain.report.style import init_styles, new_figure, style
 from detpretrain.report.tables import marked
 
 FPPI_LABELS = ("1/8", "1/4", "1/2", "1", "2", "4", "8")

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from detpretrain.report.style import new_figure, save, style
+from detpretrain.report.figure_files import save
+from detpretrain.report.style import new_figure, style
 from detpretrain.report.tables import HEADLINE, marked
 
 LEVEL = 0.05

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from detpretrain.errors import InputError
-from detpretrain.report.style import init_styles, new_figure, save, style
+from detpretrain.report.figure_files import save
+from detpretrain.report.style import init_styles, new_figure, style
 
 CELL_FOLDER = re.compile(r"fold(?P<fold>\d+)-seed(?P<seed>\d+)(?P<variant>(-\w+)?)")
 REQUIRED = ("epoch", "train_loss")

@@ -17,7 +17,8 @@ from detpretrain.comparison.rows import Row
 from detpretrain.errors import InputError
 from detpretrain.evaluation.matches import SIDES
 from detpretrain.report.case_selection import ChosenCase, choose_cases, choose_slices, display_threshold
-from detpretrain.report.style import DETECTION_COLOUR, TRUTH_COLOUR, new_figure, save, style
+from detpretrain.report.figure_files import save
+from detpretrain.report.style import DETECTION_COLOUR, TRUTH_COLOUR, new_figure, style
 from detpretrain.report.tables import marked
 from detpretrain.tasks import Task
 

@@ -13,8 +13,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from detpretrain.report.figure_files import save
 from detpretrain.report.pretraining_section import CONTENDERS, Pretraining, PreviewPanel
-from detpretrain.report.style import init_styles, new_figure, save, style
+from detpretrain.report.style import init_styles, new_figure, style
 
 PANEL_INCHES = 1.9
 TITLE_CHARACTERS = 26  # that fit above a panel of this size

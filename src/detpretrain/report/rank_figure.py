@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from detpretrain.comparison.ranking import cliques
-from detpretrain.report.style import REFERENCE_COLOUR, init_styles, new_figure, save, style
+from detpretrain.report.figure_files import save
+from detpretrain.report.style import REFERENCE_COLOUR, init_styles, new_figure, style
 
 LINE_HEIGHT = 0.26  # inches
 

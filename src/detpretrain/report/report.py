@@ -20,6 +20,7 @@ from detpretrain.report.cell_pages import CellRecord, cell_pages
 from detpretrain.report.cost import JobCost, cost_table
 from detpretrain.report.dataset_section import dataset_section
 from detpretrain.report.difference_figure import plot_differences
+from detpretrain.report.figure_files import rendered_by
 from detpretrain.report.film import Film
 from detpretrain.report.gain_figure import plot_gains
 from detpretrain.report.learning_curves import read_logs
@@ -87,6 +88,7 @@ def report(
     output: Path,
     settings: Mapping[str, Any],
     pretrainings: Sequence[Path] = (),
+    processes: int = 1,
 ) -> None:
     """Writes ``{main,paper}_table.{csv,md,tex}``, ``cost.csv``, ``citations.bib``, ``report.html``, and below ``figures/`` every
     figure as png, pdf and svg with its numbers as csv.
@@ -94,7 +96,8 @@ def report(
     ``comparison_dir``: what ``compare`` wrote for ``row_files`` (``matches.parquet`` of every row, with ``metrics.json`` beside
     it). ``cells``: with their files. ``tasks``: data set -> its task folder, for the images and whom to cite.
     ``settings``: keys of ``ReportSettings``. ``pretrainings``: folders of the study's own pre-trainings (``assessment.json``,
-    ``log.csv``, ``preview.npz``, perhaps ``probe.json``). A data set without objects has no overlays.
+    ``log.csv``, ``preview.npz``, perhaps ``probe.json``). A data set without objects has no overlays. ``processes``: that
+    render the figures.
 
     Raises:
         InputError: an unknown setting, an unreadable input, rows that the comparison does not hold, a data set without
@@ -108,41 +111,69 @@ def report(
     for dataset in datasets:
         if dataset not in tasks:
             raise InputError(f"report: no task folder given for {dataset}: name it, the overlays show its images")
+    inits, figures = sorted({row.key.init for row in rows}), output / "figures"
+    with rendered_by(processes):
+        values = {  # first what needs little but rendering
+            "pretraining": _pretraining_section(trained, inits, figures, chosen.reference),
+            "overview": _overview(folder, differences, figures, chosen.reference),
+        }
+        sections, films = _dataset_sections(datasets, rows, cells, scores, folder, tasks, figures, chosen)
+        values |= {"sections": sections, "films": {key: film.to_json() for key, film in films.items()}}
+        values |= _tables(scores, differences, rows, cells, folder, trained, output, chosen)
+        values |= _cited(trained, inits, {dataset: tasks[dataset] for dataset in datasets}, output, chosen)
+    write_text(output / "report.html", write_page(chosen.template, values))
+
+
+def _tables(
+    scores: pd.DataFrame,
+    differences: pd.DataFrame,
+    rows: list[Row],
+    cells: Sequence[CellRecord],
+    comparison_dir: Path,
+    trained: Sequence[Pretraining],
+    output: Path,
+    settings: ReportSettings,
+) -> dict[str, Any]:
+    """Writes the tables; returns them, and what else the page says in words and numbers."""
     confidence = float(scores["confidence"].iloc[0])
     cpm = _challenge_scores(rows)
     table = tables.main_table(scores, differences, cpm, _imported_cells(cells))
     text, note = tables.readable(table, confidence), tables.overlap_note(table)
     notes = f"{note} {tables.imported_note(table)}".strip()
     _write_main_table(table, text, notes, output)
-    printed = _write_paper_table(scores, differences, output, chosen.reference, notes)
-    sections, films = _dataset_sections(datasets, rows, cells, scores, folder, tasks, output / "figures", chosen)
-    inits = sorted({row.key.init for row in rows})
-    references = pretraining_section.references(_citations(trained, inits, chosen))
-    cited = _cited_datasets(datasets, tasks)
-    write_text(output / "citations.bib", bibtex(works(references, cited)))
-    published = published_table(read_published(chosen.published) if chosen.published else [], scores, cpm)
-    complaints = statistics_section.complaints(folder)
-    values = _page_values(scores, table, text, chosen) | {
+    published = published_table(read_published(settings.published) if settings.published else [], scores, cpm)
+    complaints = statistics_section.complaints(comparison_dir)
+    return _page_values(scores, table, text, settings) | {
         "n_cells": len(cells),
-        "sections": sections,
-        "films": {key: film.to_json() for key, film in films.items()},
         "overlap_note": note,
-        "warnings": warning_list(chosen.missing, cells, scores, complaints, trained, note, chosen.optimistic),
-        "claims": statistics_section.claims(folder, confidence),
-        "paper_table": printed,
+        "warnings": warning_list(settings.missing, cells, scores, complaints, trained, note, settings.optimistic),
+        "claims": statistics_section.claims(comparison_dir, confidence),
+        "paper_table": _write_paper_table(scores, differences, output, settings.reference, notes),
         "published": PageTable("Published by others", PUBLISHED_NOTE, published),
-        "overview": _overview(folder, differences, output / "figures", chosen.reference),
-        "appendix": statistics_section.appendix(folder),
-        "cost": PageTable("Cost", captions.COST_NOTE, _write_costs(chosen.costs, output)),
-        "pretraining": _pretraining_section(trained, inits, output / "figures", chosen.reference),
+        "appendix": statistics_section.appendix(comparison_dir),
+        "cost": PageTable("Cost", captions.COST_NOTE, _write_costs(settings.costs, output)),
         "downloads": [
-            Download(path)
-            for path in (*(output / name for name in DOWNLOADS), folder / "differences.csv", folder / "claims.csv")
+            *(Download(output / name) for name in DOWNLOADS),
+            *(Download(comparison_dir / name) for name in ("differences.csv", "claims.csv")),
         ],
+    }
+
+
+def _cited(
+    trained: Sequence[Pretraining],
+    inits: Sequence[str],
+    tasks: Mapping[str, Path],
+    output: Path,
+    settings: ReportSettings,
+) -> dict[str, Any]:
+    """Writes ``citations.bib``; returns the page's references."""
+    references = pretraining_section.references(_citations(trained, inits, settings))
+    cited = _cited_datasets(tasks)
+    write_text(output / "citations.bib", bibtex(works(references, cited)))
+    return {
         "references": [*references, *(Reference("Data set", name, (text,), (name,)) for name, text in cited.items())],
         "bibliography": Download(output / "citations.bib"),
     }
-    write_text(output / "report.html", write_page(chosen.template, values))
 
 
 def _imported_cells(cells: Sequence[CellRecord]) -> Counter[tuple[str, str, str, int]]:
@@ -201,9 +232,9 @@ def _citations(
     return found
 
 
-def _cited_datasets(datasets: Sequence[str], tasks: Mapping[str, Path]) -> dict[str, str]:
+def _cited_datasets(tasks: Mapping[str, Path]) -> dict[str, str]:
     """Data set -> how to cite it, of those that say so."""
-    found = {dataset: str(read_dataset_file(tasks[dataset])[1].get("citation") or "") for dataset in datasets}
+    found = {dataset: str(read_dataset_file(task)[1].get("citation") or "") for dataset, task in tasks.items()}
     return {dataset: text for dataset, text in found.items() if text}
 
 

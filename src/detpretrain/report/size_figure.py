@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from detpretrain.comparison.subsets import SIZES
-from detpretrain.report.style import init_styles, new_figure, save, style
+from detpretrain.report.figure_files import save
+from detpretrain.report.style import init_styles, new_figure, style
 
 METRIC = "FROC@0.10"
 WIDTH = 0.7  # of a size's place that its inits share

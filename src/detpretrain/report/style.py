@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import matplotlib
-import pandas as pd
 import seaborn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from detpretrain.files import atomic_path
 
 DPI = 150
 TRUTH_COLOUR = "#56B4E9"  # sky blue and orange of Okabe & Ito's palette: apart in every common colour-vision deficiency
@@ -65,17 +61,3 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def save(figure: Figure, path: Path, data: pd.DataFrame | None = None) -> None:
-    """Writes ``path`` (.png), the same figure as .pdf and .svg beside it, and what it shows as .csv; same input, same bytes."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine(
-        "none"
-    )  # the layout is found: three formats would find it three times, half of a report's time
-    for suffix, metadata in ((".png", None), (".pdf", {"CreationDate": None}), (".svg", {"Date": None})):
-        with atomic_path(path.with_suffix(suffix)) as temporary:
-            figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata)
-    if data is not None:
-        with atomic_path(path.with_suffix(".csv")) as temporary:
-            data.to_csv(temporary, index=False)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from detpretrain import seeds
 from detpretrain.errors import InputError
 from detpretrain.models import ranks
 from detpretrain.models.channels_last import channels_last
+from detpretrain.termination import noticing_termination
 from detpretrain.training import checkpoints, distributed
 from detpretrain.training.launch import STOPPED_AT, STOPPED_BY_BUDGET, STOPPED_BY_SIGNAL
 from detpretrain.training.logging import Log
@@ -71,7 +71,7 @@ def fit(run: Run, budget_minutes: float | None = None) -> list[dict[str, float]]
     """
     loop = _Loop(run)
     deadline = math.inf if budget_minutes is None else time.monotonic() + 60 * budget_minutes
-    with _terminated() as terminated, closing(loop.log):
+    with noticing_termination() as terminated, closing(loop.log):
         while loop.step < run.recipe.total_steps:
             loop.one_step()
             saved = loop.step % run.recipe.steps_per_epoch == 0
@@ -273,14 +273,3 @@ def means(sums: Mapping[str, Tensor], passes: int) -> dict[str, float]:
     """Over the passes, and over the ranks."""
     values = ranks.total(torch.stack(list(sums.values()))) / ranks.number()
     return {name: float(value) / passes for name, value in zip(sums, values, strict=True)}
-
-
-@contextmanager
-def _terminated() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM into a question for the time of a training; the previous handler comes back afterwards."""
-    received: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, previous)

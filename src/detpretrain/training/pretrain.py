@@ -85,19 +85,7 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
         torch.manual_seed(seeds.derive(job.seed, job.name, "initialisation"))
         backbone = build_backbone(job.backbone, plan)
         method = build_method(job.method, backbone, corpora, sources)
-        stream = PatchStream(
-            sources,
-            recipe,
-            (job.seed, job.name),
-            runtime.workers,
-            to_batch=views_of(method, plan["patch"], device),
-            source_exponent=getattr(method, "source_exponent", 1.0),
-            object_fraction=0.0,
-            single_channel=not method.supervised,  # every channel of every case is an image of its own
-        )
-        inputs = [
-            path for corpus in corpora for path in (corpus.preprocessed / "index.json", corpus.task / "splits.json")
-        ]
+        stream = stream_of(job, sources, recipe, method, plan["patch"], device, runtime.workers)
         run = Run(
             model=method,
             batches=stream.training,
@@ -106,7 +94,7 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
             seed=(job.seed, job.name),
             device=device,
             work=work,
-            signature=f"{job.signature}-{digest(inputs)}",
+            signature=f"{job.signature}-{digest_of(corpora)}",
         )
         rows = fit(run, runtime.minutes_left(started))
         together = ranks.number()
@@ -134,6 +122,33 @@ def pretrain(job: Pretraining, corpora: Sequence[Corpus], work: Path, outputs: O
         assessment.write(outputs.assessment, outputs.preview, method, stream, recipe, about)
         write_log(outputs.log, rows)
         (work / "last.pth").unlink(missing_ok=True)
+
+
+def digest_of(corpora: Sequence[Corpus]) -> str:
+    """Of the files that say what there is to learn from."""
+    return digest(path for one in corpora for path in (one.preprocessed / "index.json", one.task / "splits.json"))
+
+
+def stream_of(
+    job: Pretraining,
+    sources: Sequence[PatchSource],
+    recipe: Recipe,
+    method: nn.Module,
+    patch: Sequence[int],
+    device: torch.device,
+    workers: int,
+) -> PatchStream:
+    """Batches of the method's views."""
+    return PatchStream(
+        sources,
+        recipe,
+        (job.seed, job.name),
+        workers,
+        to_batch=views_of(method, patch, device),
+        source_exponent=getattr(method, "source_exponent", 1.0),
+        object_fraction=0.0,
+        single_channel=not method.supervised,  # every channel of every case is an image of its own
+    )
 
 
 def patch_source(corpus: Corpus, near: Path | None = None) -> PatchSource:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,60 +82,80 @@ class Intensity(nn.Module):
         return [images, images.mean(dim=(2, 3, 4), keepdim=True)]
 
 
-def probe_checkpoint(
-    checkpoint: Path,
-    backbone_entry: Mapping[str, Any],
-    preprocessed: Path,
-    splits: Path,
-    settings: Mapping[str, Any],
-    seed: int,
-    output: Path,
-    threads: int,
-    *,
-    signature: str,
-    runtime: Runtime | None = None,
-) -> None:
-    """Probes the encoder of ``checkpoint`` on a labelled data set and writes ``probe.json``: ``probe``'s result + provenance.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a probe of a labelled data set is defined by.
 
-    Args:
-        backbone_entry: of the pre-training, resolved for the study's size; strides and kernels come from the data set's plan.
-        preprocessed, splits: of the labelled data set; its first fold divides training from validation cases.
-        settings: keys of ``ProbeSettings``.
-        signature: recipe hash.
-        runtime: default: ``Runtime()``.
+    ``backbone``: entry of the pre-training, resolved for the study's size; strides and kernels come from the data set's plan.
+    ``preprocessed``, ``splits``: of the data set; its first fold divides training from validation cases. ``settings``: keys of
+    ``ProbeSettings``. ``signature``: recipe hash.
+    """
+
+    backbone: Mapping[str, Any]
+    preprocessed: Path
+    splits: Path
+    settings: Mapping[str, Any]
+    seed: int
+    signature: str
+    threads: int = 1
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def run(self, encoders: Mapping[str, EncoderOf], started: float, **more: Any) -> dict[str, Any]:
+        """``probe``'s result with its provenance, to which ``more`` is added."""
+        device = self.runtime.prepare(self.threads)
+        plan, split = read_json(self.preprocessed / "index.json")["plan"], read_fold(self.splits, 0)
+        with threadpool_limits(self.threads):
+            result = probe(encoders, self.preprocessed, plan, split, ProbeSettings.of(self.settings), self.seed, device)
+        record = provenance.record(
+            self.signature,
+            ["detpretrain.training.probe", *provenance.class_modules(self.backbone)],
+            seed=self.seed,
+            device=str(device),
+            threads=self.threads,
+            seconds=round(time.monotonic() - started, 1),
+            **more,
+        )
+        return {**result, "provenance": record}
+
+    def encoder(self, repeat: int) -> nn.Module:
+        """At random weights, others for every repeat."""
+        plan = read_json(self.preprocessed / "index.json")["plan"]
+        torch.manual_seed(seeds.derive(self.seed, "probe", "initialisation", repeat))
+        return pretrained_part(build_backbone(self.backbone, plan).encoder(plan["channels"]))
+
+
+def probe_baseline(job: Job, output: Path) -> None:
+    """Probes random weights and the grey value alone, which every checkpoint of the backbone is compared with.
 
     Raises:
-        InputError: an unknown setting, a checkpoint of another architecture, cases without labels, a class without voxels.
+        InputError: an unknown setting, cases without labels, a class without voxels.
     """
-    started, chosen = time.monotonic(), ProbeSettings.of(settings)
-    device = (runtime or Runtime()).prepare(threads)
-    index = read_json(preprocessed / "index.json")
-    plan = index["plan"]
-    backbone = build_backbone(backbone_entry, plan)
+    floor = Intensity()
+    write_json(output, job.run({"random": job.encoder, "intensity": lambda repeat: floor}, time.monotonic()))
 
-    def random(repeat: int) -> nn.Module:
-        torch.manual_seed(seeds.derive(seed, "probe", "initialisation", repeat))
-        return pretrained_part(backbone.encoder(plan["channels"]))
 
-    pretrained, floor = random(0), Intensity()
-    loaded = adaptation.load_encoder(pretrained, checkpoint, plan["channels"])
-    encoders: dict[str, EncoderOf] = {
-        "pretrained": lambda repeat: pretrained,
-        "random": random,
-        "intensity": lambda repeat: floor,
-    }
-    with threadpool_limits(threads):
-        result = probe(encoders, preprocessed, plan, read_fold(splits, 0), chosen, seed, device)
-    record = provenance.record(
-        signature,
-        ["detpretrain.training.probe", *provenance.class_modules(backbone_entry)],
-        seed=seed,
-        pretrain=loaded.provenance,
-        device=str(device),
-        threads=threads,
-        seconds=round(time.monotonic() - started, 1),
-    )
-    write_json(output, {**result, "provenance": record})
+def probe_checkpoint(job: Job, checkpoint: Path, baseline: Path, output: Path) -> None:
+    """Probes the encoder of ``checkpoint`` and writes ``probe.json``: the result, the baseline's beside it, and ``judged``.
+
+    Raises:
+        InputError: an unknown setting, a checkpoint of another architecture, a baseline of another recipe, cases without labels,
+            a class without voxels.
+    """
+    started, others = time.monotonic(), read_json(baseline)
+    if others.pop("provenance")["recipe"] != job.signature:
+        raise InputError(f"{baseline}: was probed by another recipe: run probe_baseline again")
+    pretrained = job.encoder(0)
+    channels = read_json(job.preprocessed / "index.json")["plan"]["channels"]
+    loaded = adaptation.load_encoder(pretrained, checkpoint, channels)
+    found = job.run({"pretrained": lambda repeat: pretrained}, started, pretrain=loaded.provenance)
+    write_json(output, {**others, **found, **judged(found["pretrained"], others["random"])})
+
+
+def judged(pretrained: Mapping[str, Any], random: Mapping[str, Any]) -> dict[str, Any]:
+    """``difference``: mean balanced accuracy, pretrained - random; ``beats_random``: whether in every repeat."""
+    scores = zip(pretrained["balanced_accuracy"], random["balanced_accuracy"], strict=True)
+    gains = [ours - theirs for ours, theirs in scores]
+    return {"difference": float(np.mean(gains)), "beats_random": min(gains) > 0}
 
 
 def probe(
@@ -147,11 +167,11 @@ def probe(
     seed: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Scores encoders (name -> repeat -> module ``[B, C, D, H, W]`` -> stages); ``pretrained`` and ``random`` are compared.
+    """Scores encoders (name -> repeat -> module ``[B, C, D, H, W]`` -> stages), all on the same voxels.
 
     Returns:
         ``dataset``, ``classes`` (background first), ``voxels`` (train, val), per encoder the lists over repeats ``scored``
-        describes, ``difference`` (mean balanced accuracy, pretrained - random) and ``beats_random`` (in every repeat).
+        describes.
     """
     names = [BACKGROUND, *plan["class_names"]]
     patch = np.asarray(plan["patch"])
@@ -169,17 +189,11 @@ def probe(
         name: _scores(encoder_of, draws, val, patch, len(names), settings, device)
         for name, encoder_of in encoders.items()
     }
-    gains = [
-        a["balanced_accuracy"] - b["balanced_accuracy"]
-        for a, b in zip(scores["pretrained"], scores["random"], strict=True)
-    ]
     return {
         "dataset": plan["dataset"],
         "classes": names,
         "voxels": {"train": sum(len(part.labels) for part in draws[-1]), "val": sum(len(part.labels) for part in val)},
         **{name: _over_repeats(found, names) for name, found in scores.items()},
-        "difference": float(np.mean(gains)),
-        "beats_random": min(gains) > 0,
     }
 
 
