@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from detpretrain import containers, study
+from detpretrain import containers, study, study_file
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "config" / "smoke.yaml"
@@ -19,7 +19,7 @@ def checkout(tmp_path, monkeypatch):
 
 
 def chosen(**changes):
-    return study.assemble(study.merge(study.read_yaml(SMOKE), changes), ROOT, "x")
+    return study.assemble(study_file.merge(study.read_yaml(SMOKE), changes), ROOT, "x")
 
 
 def shown(checkout, files=(), **changes):

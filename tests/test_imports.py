@@ -28,6 +28,7 @@ LAYERS = (
         "provenance",
         "hub",
         "parallel",
+        "termination",
         "pretraining_kinds",
         "time_limit",
         "trainers",
@@ -41,6 +42,7 @@ LAYERS = (
 # The study's configuration stands beside them: what computes results is given values and never looks a study up.
 CONFIGURATION = {
     "study",
+    "study_file",
     "selector",
     "leaves",
     "jobs",

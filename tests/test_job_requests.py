@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detpretrain import job_requests, study
+from detpretrain import job_requests, study, study_file
 from detpretrain.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +18,7 @@ def assemble(tmp_path):
     def make(name="smoke", **runtime):
         config = study.read_yaml(ROOT / "config" / f"{name}.yaml")
         changed = {"runtime": runtime, "pathvars": {"results": str(tmp_path)}}
-        return study.assemble(study.merge(config, changed), ROOT, name)
+        return study.assemble(study_file.merge(config, changed), ROOT, name)
 
     return make
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from detpretrain import jobs, leaves, study
+from detpretrain import jobs, leaves, study, study_file
 from detpretrain.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,7 @@ def _no_batch_job(monkeypatch):
 
 def test_command_line_overrides_the_study_s_runtime():
     chosen = study.assemble(
-        study.merge(
+        study_file.merge(
             study.read_yaml(ROOT / "config" / "smoke.yaml"),
             {"runtime": {"device": "cuda:1", "workers": 3, "stage": "$TMPDIR"}},
         ),

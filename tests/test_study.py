@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.utils import update_config
 
-from detpretrain import study, study_checks
+from detpretrain import study, study_file
 from detpretrain.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,11 +158,11 @@ def test_plans_of_an_engine_are_for_its_detectors_alone():
     ours = detectors["retina_unet_resenc"]["sizes"]["smoke"] | {"plan": "nndet_v002"}
     changed = {**detectors, "retina_unet_resenc": detectors["retina_unet_resenc"] | {"sizes": {"smoke": ours}}}
     with pytest.raises(InputError, match="retina_unet_resenc: plan nndet_v002 is an engine's: name another one"):
-        study_checks.check_names(study.Study(found.config, {**found.entries, "detectors": changed}, found.plans))
+        study._check_references(study.Study(found.config, {**found.entries, "detectors": changed}, found.plans))
     theirs = {**detectors, NNDET["detector"]: detectors[NNDET["detector"]] | {"plan": "resenc_l_128"}}
     other = study.Study({**found.config, "rows": [NNDET]}, {**found.entries, "detectors": theirs}, found.plans)
     with pytest.raises(InputError, match="plan resenc_l_128 is not one of engine nndet"):
-        study_checks.check_names(other)
+        study._check_references(other)
 
 
 @pytest.mark.parametrize(("gpus", "nodes"), [(3, 2), (1, 1), (0, 2), (2, 4)])
@@ -192,7 +192,7 @@ def test_an_init_names_a_kind_that_the_claims_know():
     with pytest.raises(
         InputError, match="mae: kind 'reconstructive': use one of reconstruction, contrastive, supervised"
     ):
-        study_checks._check_init(found, "mae", entries["inits"]["mae"])
+        study._check_init(found, "mae", entries["inits"]["mae"])
 
 
 def test_accepted_overlaps_name_what_exists():
@@ -287,7 +287,7 @@ def test_files_merge_as_snakemake_merges_them(base, other):
     expected = copy.deepcopy(base)
     update_config(expected, copy.deepcopy(other))
     before = copy.deepcopy(base)
-    assert study.merge(base, other) == expected
+    assert study_file.merge(base, other) == expected
     assert base == before
 
 

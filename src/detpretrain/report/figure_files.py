@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -54,10 +55,7 @@ def rendered_by(processes: int) -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path, data: pd.DataFrame | None = None) -> None:
-    """Writes ``path`` (.png), the same figure as .pdf and .svg beside it, and what it shows as .csv; same input, same bytes.
-
-    Inside ``rendered_by`` the figure must not be changed afterwards.
-    """
+    """Writes ``path`` (.png), the same figure as .pdf and .svg beside it, and what it shows as .csv; same input, same bytes."""
     if data is not None:
         with atomic_path(path.with_suffix(".csv")) as temporary:
             data.to_csv(temporary, index=False)
@@ -65,7 +63,12 @@ def save(figure: Figure, path: Path, data: pd.DataFrame | None = None) -> None:
     if renderers is None:
         _render(figure, path)
     else:
-        renderers.jobs.append(renderers.pool.submit(_render, figure, path))
+        # pickled here and now: the pool would do it in a thread, when it comes to it
+        renderers.jobs.append(renderers.pool.submit(_render_pickled, pickle.dumps(figure), path))
+
+
+def _render_pickled(figure: bytes, path: Path) -> None:
+    _render(pickle.loads(figure), path)
 
 
 def _render(figure: Figure, path: Path) -> None:
