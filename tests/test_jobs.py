@@ -1,4 +1,6 @@
 import os
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,10 +64,32 @@ def test_budget_is_no_more_than_the_batch_job_has_left(monkeypatch):
 )
 def test_processes_of_a_training(runtime, given, expected):
     smoke = study.read_yaml(ROOT / "config" / "smoke.yaml")
-    arguments = parsed(*given)
-    arguments.work = Path("work")
-    found = jobs.processes(arguments, study.assemble(smoke | {"runtime": runtime}, ROOT, "x"))
+    found = jobs.processes(parsed(*given), study.assemble(smoke | {"runtime": runtime}, ROOT, "x"), Path("work"))
     assert found == expected | {"work": Path("work")}
+
+
+CELL = (
+    "--dataset smoke_nodules --detector retina_unet_resenc --init mae --fold 1 --seed 0 --index i --splits s --model m"
+)
+PRETRAINING = "--init mae --backbone resenc --indices i --tasks t --checkpoint c --assessment a --preview p"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "work"),
+    [
+        ("finetune", CELL, "results/smoke/work/smoke_nodules/retina_unet_resenc/mae/fold1-seed0"),
+        ("pretrain", PRETRAINING, "results/smoke/work/pretrained/mae/resenc"),
+    ],
+)
+def test_processes_of_a_training_share_the_work_folder_of_the_study(script, arguments, work, monkeypatch):
+    given = {}
+    main = runpy.run_path(str(ROOT / "workflow" / "scripts" / f"{script}.py"))["main"]
+    monkeypatch.setattr("detpretrain.training.distributed.relaunch", lambda **named: given.update(named) or sys.exit(0))
+    config = ["--config", str(ROOT / "config" / "smoke.yaml"), "--recipe", "r", "--log", "l"]
+    monkeypatch.setattr(sys, "argv", [script, *config, *arguments.split()])
+    with pytest.raises(SystemExit):
+        main()
+    assert given["work"] == Path(work)
 
 
 def test_job_of_another_configuration_refuses():

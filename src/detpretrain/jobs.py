@@ -53,11 +53,11 @@ def runtime_settings(arguments: argparse.Namespace, study: Study) -> dict[str, A
     return {**settings, "budget_minutes": min(budgets, default=None)}
 
 
-def processes(arguments: argparse.Namespace, study: Study) -> dict[str, Any]:
-    """Of a training: arguments of ``training.distributed.relaunch``."""
+def processes(arguments: argparse.Namespace, study: Study, work: Path) -> dict[str, Any]:
+    """Of a training, with its work folder: arguments of ``training.distributed.relaunch``."""
     runtime = study.config["runtime"]
     cpus = 1 + (runtime_settings(arguments, study)["workers"] or 0)
-    return {"processes": runtime.get("gpus", 0), "nodes": runtime.get("nodes"), "cpus": cpus, "work": arguments.work}
+    return {"processes": runtime.get("gpus", 0), "nodes": runtime.get("nodes"), "cpus": cpus, "work": work}
 
 
 def check_recipe(stage: str, defining: Mapping[str, Any], expected: str) -> None:

@@ -67,6 +67,21 @@ def test_norm_and_its_gradients_are_the_formula_s(shape, affine, most, formats, 
 
 
 @pytest.mark.parametrize("formats", FORMATS)
+@pytest.mark.parametrize("most", [module.MOST_VOXELS, 1])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_norm_may_be_followed_by_an_activation_in_place(batch, most, formats, monkeypatch):
+    monkeypatch.setattr(module, "MOST_VOXELS", most)
+    norm, shape = norm_of(5), (batch, 5, 2, 3, 4)
+    maps, gradient = map(ordered, (5 + 3 * torch.randn(shape), torch.randn(shape)), formats)
+    exact, ours = copy.deepcopy(norm).double(), ours_of(norm)
+    normed = formula(exact)
+    expected = run(lambda maps: nn.functional.leaky_relu(normed(maps)), exact, maps.double(), gradient.double())
+    found = run(lambda maps: nn.functional.leaky_relu_(ours(maps)), ours, maps, gradient)
+    for there, here in zip(expected, found, strict=True):
+        torch.testing.assert_close(here.double(), there, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("formats", FORMATS)
 @pytest.mark.parametrize(
     ("layer", "kind"),
     [

@@ -30,13 +30,14 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
+    place = study.Cell(arguments.dataset, arguments.detector, arguments.init, arguments.fold, arguments.seed)
+    work = arguments.work or trainings.of_cell(chosen, place).work
     if chosen.engine(arguments.detector) is not None:
-        return by_engine(arguments, chosen)
-    distributed.relaunch(**jobs.processes(arguments, chosen))
+        return by_engine(arguments, chosen, place, work)
+    distributed.relaunch(**jobs.processes(arguments, chosen, work))
     defining = leaves.finetune(chosen, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     jobs.check_recipe("finetune", defining, arguments.recipe)
     detector = chosen.entry("detectors", arguments.detector)
-    place = study.Cell(arguments.dataset, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     cell = Cell(
         name=place.path,
         detector=detector,
@@ -52,14 +53,12 @@ def main() -> None:
         identities=leaves.identities(chosen, arguments.dataset),
     )
     runtime = Runtime.of(jobs.runtime_settings(arguments, chosen))
-    work = arguments.work or trainings.of_cell(chosen, place).work
     finetune(cell, arguments.index.parent, arguments.splits, work, arguments.model, arguments.log, runtime)
 
 
-def by_engine(arguments: Namespace, chosen: study.Study) -> None:
+def by_engine(arguments: Namespace, chosen: study.Study, place: study.Cell, work: Path) -> None:
     defining = leaves.finetune(chosen, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     jobs.check_recipe("finetune", defining, arguments.recipe)
-    place = study.Cell(arguments.dataset, arguments.detector, arguments.init, arguments.fold, arguments.seed)
     cell = nndet_train.NnDetCell(
         name=place.path,
         detector=defining["detector"],
@@ -71,8 +70,8 @@ def by_engine(arguments: Namespace, chosen: study.Study) -> None:
         signature=arguments.recipe,
     )
     limits = nndet_train.Limits.of(jobs.runtime_settings(arguments, chosen))
-    places = (arguments.work or trainings.of_cell(chosen, place).work, arguments.model, arguments.log)
-    nndet_train.finetune(cell, arguments.index.parent, arguments.splits, *places, limits)
+    outputs = (arguments.model, arguments.log)
+    nndet_train.finetune(cell, arguments.index.parent, arguments.splits, work, *outputs, limits)
 
 
 if __name__ == "__main__":

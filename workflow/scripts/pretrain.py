@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--preview", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
-    distributed.relaunch(**jobs.processes(arguments, chosen))
+    work = arguments.work or trainings.of_pretraining(chosen, arguments.init, arguments.backbone).work
+    distributed.relaunch(**jobs.processes(arguments, chosen, work))
     defining = leaves.pretrain(chosen, arguments.init, arguments.backbone)
     jobs.check_recipe("pretrain", defining, arguments.recipe)
     job = Pretraining(
@@ -44,7 +45,6 @@ def main() -> None:
     ]
     runtime = Runtime.of(jobs.runtime_settings(arguments, chosen))
     outputs = Outputs(arguments.checkpoint, arguments.log, arguments.assessment, arguments.preview)
-    work = arguments.work or trainings.of_pretraining(chosen, arguments.init, arguments.backbone).work
     pretrain(job, corpora, work, outputs, runtime)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 LAST = torch.channels_last_3d
@@ -33,7 +32,10 @@ class ChannelsLastInstanceNorm3d(nn.InstanceNorm3d):
             ]
             return normed[0] if len(normed) == 1 else torch.cat(normed)
         normed = super().forward(maps)
-        return _UsualGradient.apply(normed) if len(maps) == 1 else normed
+        if len(maps) == 1 and normed.requires_grad:
+            # a hook, since what a function of our own returns could not be changed in place, as an activation does
+            normed.register_hook(Tensor.contiguous)
+        return normed
 
 
 class ChannelsLastPointConv3d(nn.Conv3d):
@@ -59,19 +61,6 @@ class ChannelsLastAvgPool3d(nn.AvgPool3d):
         sums = rows.sum(2).sum(3)  # long contiguous lines, which one sum over all three axes would not have
         sums = sums.view(batch, z // depth, y // height, x // width, width, channels).sum(4)
         return (sums / (depth * height * width)).permute(0, 4, 1, 2, 3)
-
-
-class _UsualGradient(torch.autograd.Function):
-    """Nothing, but the gradient comes back in the usual order of memory."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
-        return maps.view_as(maps)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.contiguous()
 
 
 def _ours(maps: Tensor) -> bool:
