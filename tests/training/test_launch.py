@@ -123,8 +123,11 @@ def test_a_killed_one_ends_all_in_one_line(ended, tmp_path, by):
     status, lines, seconds = ended(by, "hang", "kill")
     assert status == 1
     (line,) = [line for line in lines if not line.startswith("srun: ")]
-    who = {"here": "rank 1 of 2 processes", "slurm": "srun ended with status 137: a process"}[by]
-    assert line.startswith(f"error: {who} was killed by SIGKILL, as when memory runs out; all were ended")
+    told = {
+        "here": "rank 1 of 2 processes was killed by SIGKILL, as when memory runs out",
+        "slurm": "srun ended with status 137: a process was killed; srun says above which came first",
+    }[by]
+    assert line.startswith(f"error: {told}; all were ended")
     assert last_error(tmp_path / "job.log") == line
     assert seconds < 10
 
@@ -171,7 +174,7 @@ def test_one_that_ends_when_another_is_killed_has_not_stopped(ended):
     """Slurm ends it by SIGTERM, which gives the status of a training that was asked to stop."""
     status, lines, _ = ended("slurm", "wait", "kill")
     assert status == 1
-    assert lines[-1].startswith("error: srun ended with status 143: a process was killed by SIGTERM; all were ended")
+    assert lines[-1].startswith("error: srun ended with status 143: a process was killed; srun says above which")
 
 
 def test_what_slurm_is_asked_for(tmp_path, monkeypatch):

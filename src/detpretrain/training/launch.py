@@ -85,7 +85,9 @@ def by_slurm(command: Sequence[str], processes: int, nodes: int, cpus: int, work
     if status == OUT_OF_MEMORY:
         told += ": a process ran out of memory"
     elif status > 128:
-        told += f": a process was killed by {_name(status - 128)}"
+        told += (
+            ": a process was killed; srun says above which came first"  # its own end may be that of one it ended itself
+        )
     return _failed(folder, processes, first, told, note=f" ({told})")
 
 
