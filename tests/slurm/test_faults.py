@@ -76,6 +76,10 @@ def progressed(repository, fold, beyond=0):
     return holder if step > beyond else None
 
 
+def first_under_way(repository, folds):
+    return next(((fold, holder) for fold in folds if (holder := progressed(repository, fold))), None)
+
+
 def same_weights(repository, undisturbed, folds=FOLDS):
     for fold in folds:
         ours, theirs = (
@@ -94,30 +98,43 @@ def one_after_the_other(repository, fold):
     return found
 
 
+def cancel(holder):
+    subprocess.run(["scancel", holder["job"]], check=True)
+
+
+def signal_it(holder):
+    os.kill(holder["pid"], signal.SIGTERM)
+
+
+def requeue(holder):
+    subprocess.run(["scontrol", "requeue", holder["job"]], check=True)
+
+
 def test_cancelled_signalled_and_requeued_trainings_go_on(prepared, submit, undisturbed):
     repository, study = prepared()
     submission = submit(repository, *study, "--retries", "3")
     submission.start()
-    cancelled = submission.wait_until(lambda: progressed(repository, FOLDS[0]), 180)
-    subprocess.run(["scancel", cancelled["job"]], check=True)
-    signalled = submission.wait_until(lambda: progressed(repository, FOLDS[1]), 180)
-    os.kill(signalled["pid"], signal.SIGTERM)
-    requeued = submission.wait_until(lambda: progressed(repository, FOLDS[2]), 180)
-    subprocess.run(["scontrol", "requeue", requeued["job"]], check=True)
+    left, disturbed = list(FOLDS), {}
+    for disturb in (cancel, signal_it, requeue):
+        # whichever is under way: the node runs two at a time, in Snakemake's order
+        fold, holder = submission.wait_until(lambda: first_under_way(repository, left), 180)
+        disturb(holder)
+        left.remove(fold)
+        disturbed[fold] = (disturb, holder["job"])
     assert submission.finish(SECONDS) == 0, submission.told()
     same_weights(repository, undisturbed)
-    for fold, first in zip(FOLDS, (cancelled, signalled, requeued), strict=True):
+    for fold, (disturb, job) in disturbed.items():
         found = one_after_the_other(repository, fold)
         assert len(found) == 2
-        assert found[0]["job"] == first["job"]
-        assert (found[1]["job"] == first["job"]) == (fold == FOLDS[2])
+        assert found[0]["job"] == job
+        assert (found[1]["job"] == job) == (disturb is requeue)
 
 
 def test_killed_snakemake_leaves_jobs_that_unlock_ends(prepared, submit, undisturbed):
     repository, study = prepared()
     submission = submit(repository, *study)
     submission.start()
-    submission.wait_until(lambda: progressed(repository, FOLDS[0]) or progressed(repository, FOLDS[1]), 180)
+    submission.wait_until(lambda: any(progressed(repository, fold) for fold in FOLDS), 180)
     submission.kill()
     left = [line for line in submission.seen.values() if "finetune" in line.comment]
     assert left
