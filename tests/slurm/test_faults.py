@@ -34,12 +34,13 @@ SECONDS = 900
 EPOCHS = 12
 
 
-def write(repository, epochs, **runtime):
+def write(repository, epochs, folds=None, **runtime):
     """A study whose trainings take a while, with its results in the copy; returns the arguments that name it."""
     recipes = read_yaml(repository.root / "config" / "recipes.yaml")
     recipes["retina_smoke"] |= {"epochs": epochs, "steps_per_epoch": 50}
     (repository.root / "config" / "recipes.yaml").write_text(yaml.safe_dump(recipes))
     config = STUDY | {"runtime": runtime, "pathvars": {"results": str(repository.root / "out")}}
+    config |= {"folds": folds} if folds else {}
     (repository.root / "study.yaml").write_text(yaml.safe_dump(config))
     return ("--configfile", "study.yaml")
 
@@ -167,17 +168,22 @@ def test_training_longer_than_its_job_is_several_jobs(prepared, submit, undistur
     assert max(map(len, attempts)) >= 3  # the limit was hit twice
 
 
-def test_time_limit_that_nobody_foresaw(prepared, submit, undisturbed):
-    """Slurm ends the job itself: SIGTERM, and SIGKILL some seconds later."""
-    repository, study = prepared()
-    submission = submit(repository, *study, "--until", "finetune", "--retries", "2")
+def test_time_limit_that_nobody_foresaw(new_copy, submit):
+    """Slurm ends the job itself: SIGTERM, and SIGKILL some seconds later. Its limits are whole minutes, looked at twice in one."""
+    alone, repository = new_copy(), new_copy()
+    for copy in (alone, repository):
+        write(copy, 3 * EPOCHS, folds=[0])
+    study = ("--configfile", "study.yaml", "--until", "finetune")
+    alone.snakemake("-c2", *study)
+    shutil.copytree(alone.root / "out" / "data", repository.root / "out" / "data")
+    submission = submit(repository, *study, "--retries", "2")
     submission.start()
     for _ in range(2):
         holder = submission.wait_until(lambda: progressed(repository, FOLDS[0]), 240)
-        subprocess.run(["scontrol", "update", f"JobId={holder['job']}", "TimeLimit=0:01"], check=True)
+        subprocess.run(["scontrol", "update", f"JobId={holder['job']}", "TimeLimit=1"], check=True)
         submission.wait_until(lambda job=holder["job"]: job not in {one.job for one in _running(submission)}, 240)
     assert submission.finish(SECONDS) == 0, submission.told()
-    same_weights(repository, undisturbed)
+    same_weights(repository, alone.root / "out", FOLDS[:1])
     assert len(one_after_the_other(repository, FOLDS[0])) == 3
 
 
