@@ -169,7 +169,7 @@ def test_training_longer_than_its_job_is_several_jobs(prepared, submit, undistur
 
 
 def test_time_limit_that_nobody_foresaw(new_copy, submit):
-    """Slurm ends the job itself: SIGTERM, and SIGKILL some seconds later. Its limits are whole minutes, looked at twice in one."""
+    """Slurm ends the job itself: SIGTERM, and SIGKILL some seconds later. Limits are whole minutes, looked at twice in one."""
     alone, repository = new_copy(), new_copy()
     for copy in (alone, repository):
         write(copy, 3 * EPOCHS, folds=[0])
