@@ -27,7 +27,9 @@ rule compare:
         runtime=60,
     params:
         recipe=leaves.recipe("compare", leaves.compare(STUDY)),
-        source=provenance.source_hash(("detpretrain.comparison.compare",)),
+        source=lambda wildcards: provenance.source_hash(
+            ("detpretrain.comparison.compare",)
+        ),
         leakage=lambda wildcards, input: (
             f"--leakage {input.leakage}" if input.leakage else ""
         ),
@@ -83,7 +85,7 @@ rule report:
         runtime=60,
     params:
         recipe=leaves.recipe("report", leaves.compare(STUDY)),
-        source=provenance.source_hash(("detpretrain.study_report",)),
+        source=lambda wildcards: provenance.source_hash(("detpretrain.study_report",)),
         # marks of imported cells are no outputs of a rule
         imported=lambda wildcards: imported.marks(STUDY),
         page=files.digest(
