@@ -97,7 +97,7 @@ def _parsed(path: Path, changed: int) -> _Source:
 
 def _imported(tree: ast.Module) -> list[Path]:
     files: list[Path] = []
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -107,6 +107,14 @@ def _imported(tree: ast.Module) -> list[Path]:
             continue
         files.extend(file for name in names for file in _files(name))
     return files
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements at any depth; expressions, most of a tree, hold no statements and are left out."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.expr):
+            yield node
+            yield from _statements(node)
 
 
 def _files(module: str) -> list[Path]:

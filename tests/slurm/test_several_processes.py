@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 
 import pandas as pd
 import pytest
 import torch
-import yaml
-
-from detpretrain.files import read_yaml
+from slurm_study import copy_with_data, write_study
 
 pytestmark = pytest.mark.slurm
 
@@ -31,13 +28,9 @@ SECONDS = 300
 
 def write(repository, steps=10, **runtime):
     """Two epochs of SGD, whose steps do not grow small differences as Adam's first ones do."""
-    recipes = read_yaml(repository.root / "config" / "recipes.yaml")
     sgd = {"class": "torch.optim.SGD", "momentum": 0.9}
-    recipes["retina_smoke"] |= {"epochs": 2, "steps_per_epoch": steps, "optimizer": sgd, "precision": "fp32"}
-    (repository.root / "config" / "recipes.yaml").write_text(yaml.safe_dump(recipes))
-    config = STUDY | {"runtime": runtime | {"device": "cpu"}, "pathvars": {"results": str(repository.root / "out")}}
-    (repository.root / "study.yaml").write_text(yaml.safe_dump(config))
-    return ("--configfile", "study.yaml", "--until", "finetune")
+    recipe = {"epochs": 2, "steps_per_epoch": steps, "optimizer": sgd, "precision": "fp32"}
+    return (*write_study(repository, STUDY | {"runtime": runtime | {"device": "cpu"}}, recipe), "--until", "finetune")
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +43,8 @@ def by_one_process(new_copy):
 @pytest.fixture
 def prepared(new_copy, by_one_process):
     def make(**changes):
-        repository = new_copy()
-        arguments = write(repository, **changes)
-        shutil.copytree(by_one_process / "data", repository.root / "out" / "data")
-        return repository, arguments
+        repository = copy_with_data(new_copy, by_one_process)
+        return repository, write(repository, **changes)
 
     return make
 

@@ -1,5 +1,6 @@
 """The study of this run and the paths of its files: read by every rule file."""
 
+import gc
 import os
 import shlex
 import sys
@@ -22,6 +23,9 @@ from detpretrain import (
 from detpretrain.errors import InputError
 from detpretrain.selector import Selection
 from detpretrain.study import Cell, Row, assemble
+
+# A plan of thousands of jobs is millions of objects that stay: looking through them for garbage is a sixth of the planning.
+gc.set_threshold(1_000_000)
 
 ROOT = Path(workflow.basedir)
 

@@ -30,12 +30,9 @@ rule compare:
         source=lambda wildcards: provenance.source_hash(
             ("detpretrain.comparison.compare",)
         ),
-        leakage=lambda wildcards, input: (
-            f"--leakage {input.leakage}" if input.leakage else ""
-        ),
         only=ONLY_ARGUMENT,
     shell:
-        'python "$SCRIPTS/compare.py" --config "$STUDY" {params.only} --recipe {params.recipe} --rows {input.rows} {params.leakage} '
+        'python "$SCRIPTS/compare.py" --config "$STUDY" {params.only} --recipe {params.recipe} --rows {input.rows} --leakage {input.leakage} '
         "--output {output.scores} > {log} 2>&1"
 
 

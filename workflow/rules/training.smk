@@ -58,15 +58,9 @@ rule leakage:
         recipe=lambda wildcards: leaves.recipe(
             "leakage", leaves.leakage(STUDY, wildcards.init, wildcards.dataset)
         ),
-        checkpoint=lambda wildcards, input: (
-            f"--checkpoint {input.checkpoint}" if input.checkpoint else ""
-        ),
-        corpora=lambda wildcards, input: (
-            f"--corpora {input.corpora}" if input.corpora else ""
-        ),
     shell:
         'python "$SCRIPTS/leakage.py" --config "$STUDY" --init {wildcards.init} --dataset {wildcards.dataset} '
-        "--recipe {params.recipe} --scored {input.scored} {params.corpora} {params.checkpoint} "
+        "--recipe {params.recipe} --scored {input.scored} --corpora {input.corpora} --checkpoint {input.checkpoint} "
         "--output {output} > {log} 2>&1"
 
 
@@ -210,13 +204,10 @@ rule finetune:
                 int(wildcards.seed),
             ),
         ),
-        checkpoint=lambda wildcards, input: (
-            f"--checkpoint {input.checkpoint}" if input.checkpoint else ""
-        ),
     shell:
         'python "$SCRIPTS/finetune.py" --config "$STUDY" --dataset {wildcards.dataset} --detector {wildcards.detector} '
         "--init {wildcards.init} --fold {wildcards.fold} --seed {wildcards.seed} --recipe {params.recipe} "
-        "--index {input.index} --splits {input.splits} {params.checkpoint} --job-minutes {resources.runtime} "
+        "--index {input.index} --splits {input.splits} --checkpoint {input.checkpoint} --job-minutes {resources.runtime} "
         "--model {output.model} --log {output.log} > {log} 2>&1"
 
 

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--index", type=Path, required=True, help="PREPROCESSED/index.json")
     parser.add_argument("--splits", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, help="pre-trained encoder; none = from scratch")
+    parser.add_argument("--checkpoint", type=Path, nargs="?", help="pre-trained encoder; none = from scratch")
     parser.add_argument("--work", type=Path, help="folder of the resumable state; the study's by default")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)

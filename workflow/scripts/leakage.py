@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="the scored data set")
     parser.add_argument("--scored", type=Path, required=True, help="TASK/cases.csv of the scored data set")
     parser.add_argument("--corpora", type=Path, nargs="*", default=[], help="TASK/cases.csv of every corpus")
-    parser.add_argument("--checkpoint", type=Path, help="a given checkpoint, which may list its patients")
+    parser.add_argument("--checkpoint", type=Path, nargs="?", help="a given checkpoint, which may list its patients")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     chosen = study.load(arguments.config, ROOT)
