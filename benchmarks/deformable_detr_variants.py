@@ -38,11 +38,11 @@ DATASET, DETECTOR, DENOISING = "phantom_nodules", "deformable_detr_resenc", "def
 # name -> (detector entry, changes of it, changes of the recipe, changes of its schedule)
 VARIANTS: Mapping[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "demo": (DETECTOR, {}, {}, {}),
-    "denoising": (DENOISING, {}, {}, {}),
+    "denoising": (DENOISING, {"refined_positions": False, "ranked_content": False}, {}, {}),
     "refined positions": (DETECTOR, {"refined_positions": True}, {}, {}),
     "ranked contents": (DETECTOR, {"ranked_content": True}, {}, {}),
     "both (DINO's queries)": (DETECTOR, {"refined_positions": True, "ranked_content": True}, {}, {}),
-    "both and denoising": (DENOISING, {"refined_positions": True, "ranked_content": True}, {}, {}),
+    "both and denoising": (DENOISING, {}, {}, {}),
     "100 queries": (DETECTOR, {"queries": 100, "candidates": 100}, {}, {}),
     "300 queries": (DETECTOR, {"queries": 300, "candidates": 100}, {}, {}),
     "published proposal size 0.05": (DETECTOR, {"object_scale": 0.05}, {}, {}),

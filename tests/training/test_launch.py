@@ -24,6 +24,8 @@ for what in sys.argv[1 + rank].split("+"):
     if what == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(60)
+    elif what == "warn all":
+        print("a warning of all", file=sys.stderr)
     elif what == "warn":
         print(f"a warning of {rank}", file=sys.stderr)
     elif what == "input":
@@ -85,9 +87,10 @@ BOTH = pytest.mark.parametrize("by", ["here", "slurm"])
 
 @BOTH
 def test_all_end_well(ended, tmp_path, by):
-    status, lines, _ = ended(by, "warn+say", "warn+say+wait")
+    """What only one of them has to say is shown, and what all say once."""
+    status, lines, _ = ended(by, "warn all+warn+say", "warn all+warn+say+wait")
     assert status == 0
-    assert sorted(lines) == ["a warning of 0", "process 0", "process 1"]
+    assert sorted(lines) == ["a warning of 0", "a warning of 1", "a warning of all", "process 0", "process 1"]
     assert list((tmp_path / "work").iterdir()) == []
 
 

@@ -14,10 +14,10 @@ HOST = str(Path(sys.executable).parent)
 # says how it was called, then runs the command with the programs "of the image" first
 APPTAINER = """#!/bin/sh
 if [ "$1" = --version ]; then echo "apptainer version 1.3.4"; exit; fi
-for command; do :; done
 {python} -c 'import json, os, sys; json.dump([sys.argv[2:], dict(os.environ)], open(sys.argv[1], "w"))' {told} "$@"
 unset PYTHONPATH
-PATH={image}:/usr/bin:/bin exec sh -c "$command"
+while [ "$1" != bash ]; do shift; done
+PATH={image}:/usr/bin:/bin exec "$@"
 """
 CONDA = """#!/bin/sh
 case "$*" in

@@ -227,5 +227,5 @@ def _forget(lock: Path) -> None:
 
 
 def _say(line: str) -> None:
-    """On stderr: of several processes that train together, only the first one's stdout is kept."""
+    """On stderr: of several processes that train together, only the first one has a stdout."""
     print(f"staging: {line}", file=sys.stderr, flush=True)

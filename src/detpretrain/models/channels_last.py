@@ -82,7 +82,12 @@ def channels_last(network: nn.Module) -> nn.Module:
             module.__class__ = ChannelsLastPointConv3d
         elif type(module) is nn.AvgPool3d and _side_by_side(module):
             module.__class__ = ChannelsLastAvgPool3d
-    return network.to(memory_format=LAST)
+    network.to(memory_format=LAST)
+    for weight in network.parameters():
+        if weight.dim() == 5 and weight.shape[2:].numel() == 1:
+            # both orders are one in memory, but DDP compares the strides with those of gradients, which are the usual ones
+            weight.data = weight.data.flatten().view(weight.shape)
+    return network
 
 
 def _of_one_voxel(conv: nn.Conv3d) -> bool:

@@ -172,8 +172,15 @@ def _first_by_time(folder: Path, processes: int) -> int | None:
 
 
 def _ended_well(folder: Path, status: int) -> int:
-    """Shows the first process's warnings; those of the others are the same."""
-    sys.stderr.write(_read(folder, 0))
+    """Shows what the first process said, and of the others what it did not say: another node's troubles, for one."""
+    said = _read(folder, 0)
+    sys.stderr.write(said)
+    known = set(said.splitlines())
+    for rank in range(1, len(list(folder.iterdir()))):
+        for line in _read(folder, rank).splitlines():
+            if line not in known and not line.startswith("[rank"):  # so PyTorch begins its own, which all ranks say
+                known.add(line)
+                print(line, file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
     return status
 
