@@ -149,3 +149,12 @@ def test_only_layers_that_mean_the_same_are_changed():
     assert list(network.state_dict()) == names
     assert [type(layer) for layer in network] == [ChannelsLastPointConv3d, *kinds]
     assert network[5].weight.is_contiguous(memory_format=LAST)
+
+
+def test_gradients_have_the_strides_of_their_weights():
+    """Or DDP, which puts gradients into buckets of the weights' strides, warns of it in every training."""
+    network = nn.Sequential(nn.Conv3d(4, 8, 3, padding=1), nn.Conv3d(8, 4, 1), nn.Conv3d(4, 2, 1, stride=2))
+    network = channels_last(network)
+    network(torch.randn(2, 4, 6, 6, 6).to(memory_format=LAST)).sum().backward()
+    for name, weight in network.named_parameters():
+        assert weight.grad.stride() == weight.stride(), name

@@ -83,10 +83,10 @@ def channels_last(network: nn.Module) -> nn.Module:
         elif type(module) is nn.AvgPool3d and _side_by_side(module):
             module.__class__ = ChannelsLastAvgPool3d
     network.to(memory_format=LAST)
-    for weight in network.parameters():
-        if weight.dim() == 5 and weight.shape[2:].numel() == 1:
-            # both orders are one in memory, but DDP compares the strides with those of gradients, which are the usual ones
-            weight.data = weight.data.flatten().view(weight.shape)
+    for module in network.modules():
+        if isinstance(module, ChannelsLastPointConv3d):
+            # both orders are one in memory, but DDP compares the strides with those of its gradient, which are the usual ones
+            module.weight.data = module.weight.data.flatten().view(module.weight.shape)
     return network
 
 

@@ -46,9 +46,9 @@ def here(command: Sequence[str], processes: int, work: Path) -> int:
 
     statuses, first, asked = _until_all_ended(start)
     if not any(statuses):
-        return _ended_well(folder, 0)
+        return _ended_well(folder, processes, 0)
     if asked or first is None:
-        return _ended_well(folder, STOPPED_BY_SIGNAL if asked else next(filter(None, statuses)))
+        return _ended_well(folder, processes, STOPPED_BY_SIGNAL if asked else next(filter(None, statuses)))
     status = statuses[first]
     told = f"was killed by {_name(-status)}" if status < 0 else f"ended with status {status}"
     return _failed(folder, processes, first, f"rank {first} of {processes} processes {told}")
@@ -80,7 +80,7 @@ def by_slurm(command: Sequence[str], processes: int, nodes: int, cpus: int, work
     (status,), _, asked = _until_all_ended(lambda: iter([subprocess.Popen([*srun, *command], env=kept)]))
     first = _first_by_time(folder, processes)
     if not status or asked or (status in STOPPED and STOPPED_AT in _read(folder, 0)):
-        return _ended_well(folder, STOPPED_BY_SIGNAL if status and asked else status)
+        return _ended_well(folder, processes, STOPPED_BY_SIGNAL if status and asked else status)
     told = f"srun ended with status {status}"  # the highest of all; its own messages are in the log
     if status == OUT_OF_MEMORY:
         told += ": a process ran out of memory"
@@ -171,12 +171,12 @@ def _first_by_time(folder: Path, processes: int) -> int | None:
     return min(failed, key=lambda rank: _said(folder, rank).stat().st_mtime_ns, default=None)
 
 
-def _ended_well(folder: Path, status: int) -> int:
+def _ended_well(folder: Path, processes: int, status: int) -> int:
     """Shows what the first process said, and of the others what it did not say: another node's troubles, for one."""
     said = _read(folder, 0)
     sys.stderr.write(said)
     known = set(said.splitlines())
-    for rank in range(1, len(list(folder.iterdir()))):
+    for rank in range(1, processes):
         for line in _read(folder, rank).splitlines():
             if line not in known and not line.startswith("[rank"):  # so PyTorch begins its own, which all ranks say
                 known.add(line)
