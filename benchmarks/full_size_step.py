@@ -30,7 +30,7 @@ from detpretrain import study
 from detpretrain.detectors.contract import Targets
 from detpretrain.detectors.factory import build_detector
 from detpretrain.models.deformable_attention import DeformableAttention
-from detpretrain.training.precision import PRECISIONS, autocast_dtype
+from detpretrain.training.precision import PRECISIONS, autocast_dtype, used
 from detpretrain.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,7 +158,7 @@ def measured(chosen: study.Study, name: str, arguments: argparse.Namespace) -> d
         "parameters_million": round(sum(p.numel() for p in detector.parameters()) / 1e6, 2),
         "patch": arguments.patch,
         "batch": arguments.batch,
-        "precision": arguments.precision,
+        "precision": used(arguments.precision, device),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {arguments.threads} threads",
         "first_step_seconds": round(first, 3),
         "median_step_seconds": round(median, 4),
